@@ -1,0 +1,14 @@
+"""pmlbook: the helper package of the executable book *How LoRA Remembers*.
+
+One module, one idea, in the order of the book's argument (each imports only from those above it):
+
+- `models`: a frozen base model and its tokenizer.
+- `data`: exact memories, that is pairs of a key and an answer, as token ids.
+- `lora`: the low-rank update, by hand and by peft.
+- `threshold`: the p > 1/2 argument and what a mean loss can promise.
+- `recall`: what a model recites, token by token.
+- `probe`: write memories into one adapter and keep the whole history.
+- `figures`: the book's pictures; they draw, they do not compute.
+"""
+
+__version__ = "0.1.0"
