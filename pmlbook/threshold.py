@@ -6,7 +6,6 @@ does. In nats: its loss is below L_crit = −ln(1/2) = ln 2. Sufficient, not nec
 
 import math
 
-
 L_CRIT = math.log(2)  # nats
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from conftest import tiny_llama
 from torch import nn
 
-from conftest import tiny_llama
 from pmlbook.lora import (
     Adapter,
     LoRALinear,

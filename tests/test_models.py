@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 import torch
-
 from conftest import tiny_llama
+
 from pmlbook import models
 
 

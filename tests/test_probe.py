@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_llama
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from conftest import tiny_llama
 from pmlbook import probe
 from pmlbook.data import Memory, collate, random_memory
 from pmlbook.lora import Adapter, LoRALinear, as_peft

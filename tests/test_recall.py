@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_llama
 from transformers import GenerationConfig
 
-from conftest import tiny_llama
 from pmlbook.data import Memory, random_memory, text_memory
 from pmlbook.probe import write
 from pmlbook.recall import Recall, greedy, recall, recall_all, teacher_forced, tokens_frame
