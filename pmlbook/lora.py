@@ -7,6 +7,7 @@ takes it out again, and the same adapter made by peft.
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -162,7 +163,10 @@ def as_peft(model, adapter: Adapter):
         layers_to_transform=[adapter.layer],
         lora_dropout=0.0,
     )
-    wrapped = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # transformers 5.23 calls its own old name while peft wraps a model; not the reader's fault.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        wrapped = get_peft_model(model, config)
     (site,) = [m for m in wrapped.modules() if hasattr(m, "lora_A") and "default" in m.lora_A]
     with torch.no_grad():
         site.lora_A["default"].weight.copy_(adapter.lora_A)

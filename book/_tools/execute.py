@@ -32,7 +32,12 @@ def execute(path: Path) -> None:
     notebook.metadata.pop("widgets", None)
     start = time.perf_counter()
     NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": path.parent}},
+        # The kernel would warn at each start that others on this machine could listen.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
     ).execute()
     seconds = time.perf_counter() - start
     for cell in notebook.cells:
@@ -64,7 +69,7 @@ def write_run_log(notebooks: list[Path], target: Path) -> None:
         "(runlog)=",
         "# Run log",
         "",
-        "Each chapter was last executed from a clean kernel as follows. The build writes this page.",
+        "How each chapter was last executed, from a clean kernel. The build writes this page.",
         "",
         "| chapter | seconds | date | Python | torch | transformers | peft |",
         "|---|---|---|---|---|---|---|",
@@ -72,7 +77,7 @@ def write_run_log(notebooks: list[Path], target: Path) -> None:
     for path in notebooks:
         run = read(path).metadata["pmlbook"]
         cells = [run[k] for k in ("seconds", "date", "python", "torch", "transformers", "peft")]
-        lines.append(f"| [](../{path.relative_to(ROOT)}) | {' | '.join(map(str, cells))} |")
+        lines.append(f"| []({path.name}) | {' | '.join(map(str, cells))} |")
     lines += [
         "",
         f"The base model of every run was `{DEFAULT}`, a GGUF file with SHA-256",
