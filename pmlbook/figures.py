@@ -130,26 +130,26 @@ def fig_share_by_p(table, ax=None):
     ax.axvline(0.5, color=GREY, linestyle=":", linewidth=1.3)
     ax.plot(table.index, table["argmax"], "-o", color=BLUE, label="true prefix given: argmax")
     ax.plot(table.index, table["recited"], "-D", color=VERMILLION, label="free running: recited")
-    ax.text(0.98, 0.06, "ordered phase", color=BLUE, ha="right", transform=ax.get_xaxis_transform())
+    ax.text(0.52, 0.86, "ordered phase", color=BLUE, transform=ax.get_xaxis_transform())
     ax.set(xlabel="p of the right token (bin centre)", ylabel="share of tokens right", xlim=(0, 1))
-    ax.legend(loc="center left")
+    ax.legend(loc="lower right")
     return ax
 
 
 def fig_first_failure(states, ax=None):
     """Earliest token at p <= 1/2 against the first recall error, with the bound as a diagonal.
 
-    `states` has the columns first_disordered and first_failure (tokens, from 0).
+    `states` has the columns first_disordered and first_failure (tokens, from 0). A dot's area is
+    the number of states at that place.
     """
     ax = ax or plt.subplots(figsize=(4.6, 4.2))[1]
     top = max(states["first_failure"].max(), states["first_disordered"].max()) + 2
     ax.fill_between([0, top], [0, top], 0, color=GREY, alpha=0.12, linewidth=0)
     ax.plot([0, top], [0, top], color=GREY, linestyle=":", linewidth=1.3)
     ax.text(0.62 * top, 0.2 * top, "impossible", color=GREY, ha="center")
-    ax.plot(
-        states["first_disordered"], states["first_failure"], "o", color=VERMILLION, alpha=0.6,
-        markersize=5, markeredgewidth=0,
-    )  # fmt: skip
+    places = states.groupby(["first_disordered", "first_failure"]).size()
+    x, y = zip(*places.index, strict=True)
+    ax.scatter(x, y, s=22 * places, color=VERMILLION, alpha=0.6, linewidths=0)
     ax.set(
         xlabel="earliest token at p ≤ ½ (position)",
         ylabel="first recall error (position)",
@@ -181,8 +181,10 @@ def fig_noise(differences, ax=None):
     """
     ax = ax or plt.subplots()[1]
     for name, values in differences.items():
-        values = np.sort(np.maximum(values, 1e-9))
+        values = np.sort(np.maximum(values, 1e-9))  # a log axis has no place for 0
         ax.plot(values, np.arange(1, len(values) + 1) / len(values), label=name)
-    ax.set(xscale="log", xlabel="|Δp|", ylabel="share of tokens that moved less")
+    ax.set(
+        xscale="log", xlabel="|Δp| (0 is drawn at 1e-9)", ylabel="share of tokens that moved less"
+    )
     ax.legend()
     return ax

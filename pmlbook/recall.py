@@ -21,7 +21,7 @@ from pmlbook.lora import Adapter, adapter_attached
 from pmlbook.threshold import is_ordered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recall:
     """One memory as a model recalls it. Every array has one entry per answer token, (ℓ,).
 
@@ -90,6 +90,12 @@ class Recall:
     def first_disordered(self) -> int | None:
         """Position (from 0) of the earliest token with p <= 1/2; None when there is none."""
         return _first(self.disordered)
+
+    def __repr__(self) -> str:
+        return (
+            f"Recall({self.memory.length} tokens, L = {self.mean_loss:.3f} nats, "
+            f"{int(self.ordered.sum())} ordered, {int(self.recited.sum())} recited)"
+        )
 
     def _repr_html_(self) -> str:
         """The answer, tokens shaded by p: blue above 1/2, orange below; errors underlined."""
