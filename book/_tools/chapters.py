@@ -1,6 +1,8 @@
 """Which notebooks the book has, and when their outputs are stale."""
 
+import ast
 import hashlib
+import re
 from pathlib import Path
 
 import nbformat
@@ -8,7 +10,16 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # The numbers of a page depend on these versions; the others only dress it.
-PINS = ("torch", "transformers", "peft", "tokenizers", "numpy", "scipy", "pandas", "matplotlib")
+PINS = (
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+)
 
 
 def chapters() -> list[Path]:
@@ -28,13 +39,41 @@ def code_cells(notebook) -> list:
     return [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
 
 
+def modules_used(source: str) -> set[str]:
+    """The modules of pmlbook that this code imports, and those that they import in turn."""
+    plain = re.sub(r"^\s*[%!].*$", "", source, flags=re.M)  # IPython's own lines are not Python
+    found, todo = set(), [plain]
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pmlbook"):
+                names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            for name in names:  # pmlbook.lora or pmlbook.lora.LoRALinear: the module is "lora"
+                package, _, rest = name.partition(".")
+                module = rest.partition(".")[0]
+                path = ROOT / "pmlbook" / f"{module}.py"
+                if package == "pmlbook" and module not in found and path.exists():
+                    found.add(module)
+                    todo.append(path.read_text())
+    return found
+
+
 def fingerprint(notebook) -> str:
-    """A hash of all that the outputs depend on: code cells, pmlbook, measured data, versions."""
-    digest = hashlib.sha256()
-    for cell in code_cells(notebook):
-        digest.update(cell.source.encode() + b"\0")
-    files = [*(ROOT / "pmlbook").glob("*"), *(ROOT / "book" / "data").glob("*")]
-    for path in sorted(path for path in files if path.is_file()):
+    """A hash of all that the outputs depend on.
+
+    That is: the code cells, the modules of pmlbook behind them, the tables they name, the
+    versions of the libraries that compute.
+    """
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    modules = modules_used(source) | {"__init__"}
+    files = [ROOT / "pmlbook" / f"{module}.py" for module in modules]
+    files += (ROOT / "pmlbook").glob("*.mplstyle")
+    files += [path for path in (ROOT / "book" / "data").glob("*") if path.stem in source]
+    digest = hashlib.sha256(source.encode())
+    for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for line in (ROOT / "requirements.txt").read_text().splitlines():
         if line.partition("==")[0] in PINS:

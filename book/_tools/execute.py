@@ -16,11 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-from chapters import ROOT, chapters, fingerprint, is_stale, read
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from chapters import ROOT, chapters, fingerprint, is_stale, read
 from pmlbook.models import DEFAULT, GGUF_SHA256
+from pmlbook.provenance import load_table
 
 
 def execute(path: Path) -> None:
@@ -76,8 +77,34 @@ def write_run_log(notebooks: list[Path], target: Path) -> None:
     ]
     for path in notebooks:
         run = read(path).metadata["pmlbook"]
-        cells = [run[k] for k in ("seconds", "date", "python", "torch", "transformers", "peft")]
+        cells = [
+            run[k]
+            for k in (
+                "seconds",
+                "date",
+                "python",
+                "torch",
+                "transformers",
+                "peft",
+            )
+        ]
         lines.append(f"| []({path.name}) | {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "The measured tables, and the commands that make them again:",
+        "",
+        "| table | rows | command | date | machine | commit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for table in sorted((ROOT / "book" / "data").glob("*.csv")):
+        frame, run = load_table(table)
+        cells = [
+            f"{len(frame):,}",
+            f"`{run['command']}`",
+            run["date"],
+            run["machine"],
+        ]
+        lines.append(f"| `{table.name}` | {' | '.join(cells)} | `{run['commit']}` |")
     lines += [
         "",
         f"The base model of every run was `{DEFAULT}`, a GGUF file with SHA-256",
@@ -102,7 +129,10 @@ def main() -> None:
     # Bars become widgets in a notebook, and a page with a widget asks other hosts for its code.
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    print(f"== chapters: {len(files) - len(stale)} fresh, {len(stale)} to execute", flush=True)
+    print(
+        f"== chapters: {len(files) - len(stale)} fresh, {len(stale)} to execute",
+        flush=True,
+    )
     for i, path in enumerate(stale, start=1):
         print(f"   {i}/{len(stale)} {path.name} …", end="", flush=True)
         start = time.perf_counter()

