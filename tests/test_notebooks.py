@@ -1,5 +1,7 @@
 """The lint refuses one notebook per fault; the chapters pass it; staleness is seen."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import chapters
@@ -9,21 +11,30 @@ import pytest
 
 BROKEN = Path(__file__).parent / "broken"
 COMPLAINTS = {
+    "alt_repeats_caption": "the figure of cell c02 has no alt text that says what is drawn",
+    "caption_without_claim": "the figure of cell c02 has no caption that starts with a **claim**",
+    "compares_a_picture": "cell c02 is marked to be compared, and prints nothing",
     "compares_nothing": "cell c01 is marked to be compared, and prints nothing",
-    "exercise_without_solution": "exercise ex-fine-3 wants one folded solution",
+    "exercise_without_solution": "exercise ex-fine-3 wants a folded solution right after it",
     "figure_without_alt": "the figure of cell c02 has no alt text that says what is drawn",
     "figure_without_caption": "the figure of cell c02 has no caption that starts with a **claim**",
     "figure_without_name": "the figure of cell c02 has no name to refer to it",
     "long_cell": "cell c01 has 41 lines: want at most 30",
+    "missing_exercises": "it has no section '## Exercises'",
     "missing_summary": "it has no section '## Summary'",
-    "never_executed": "2 code cells were never executed",
+    "never_executed": "cells were never executed: c01, c02",
     "out_of_order": "cells were not executed in order from a clean kernel: [2, 1]",
     "prints_address": "cell c01 prints the address https://example.org",
     "prints_machine_path": "cell c01 prints a path of one machine",
+    "prose_machine_path": "cell c03 holds a path of one machine",
     "raises_name_error": "cell c01 ends in NameError",
     "reads_machine_path": "cell c01 holds a path of one machine",
     "says_todo": "its prose says TODO",
+    "solution_not_folded": "exercise ex-fine-3 wants a folded solution right after it",
+    "solution_too_late": "exercise ex-fine-2 wants a folded solution right after it",
     "stale_outputs": "its outputs are stale: run book/_tools/execute.py",
+    "title_not_first": "it does not begin with its title",
+    "too_few_exercises": "it has 3 exercises: want at least 4",
     "two_titles": "it has 2 titles: want one",
     "widget_state": "it holds widget state: a page with it asks another host for its code",
     "writes_to_stderr": "cell c01 writes to stderr: 'UserWarning: mind'",
@@ -56,7 +67,8 @@ def test_one_fault_one_complaint(name, tmp_path):
 
 @pytest.mark.parametrize("path", chapters.chapters(), ids=lambda path: path.stem)
 def test_chapters_are_as_they_must_be(path):
-    assert lint_notebooks.problems(path) == []
+    found = lint_notebooks.problems(path)
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("path", chapters.chapters()[1:], ids=lambda path: path.stem)
@@ -67,8 +79,31 @@ def test_nbval_has_something_to_compare(path):
 
 
 def test_figure_names_are_unique():
-    names = [name for path in chapters.chapters() for name in lint_notebooks.figure_names(path)]
-    assert len(names) == len(set(names)) > 5
+    assert lint_notebooks.repeated_names(chapters.chapters()) == []
+
+
+def test_a_figure_name_taken_twice_is_told(tmp_path):
+    paths = [specimen("fine", tmp_path), specimen("two_titles", tmp_path)]
+    found = lint_notebooks.repeated_names(paths)
+    assert found == ["two_titles.ipynb: the figure name fig-fine is taken by fine.ipynb"]
+
+
+def test_a_heavy_notebook_is_refused(tmp_path, monkeypatch):
+    path = specimen("fine", tmp_path)
+    monkeypatch.setattr(lint_notebooks, "MAX_BYTES", path.stat().st_size - 1)
+    (found,) = lint_notebooks.problems(path)
+    assert "bytes: want at most" in found
+
+
+def test_the_lint_prints_all_and_exits_1(tmp_path):
+    paths = [specimen(name, tmp_path) for name in ("says_todo", "two_titles")]
+    command = [sys.executable, lint_notebooks.__file__]
+    done = subprocess.run([*command, *paths], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "says_todo.ipynb: its prose says TODO" in done.stderr
+    assert "two_titles.ipynb: it has 2 titles" in done.stderr
+    done = subprocess.run([*command, specimen("fine", tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
 
 
 @pytest.fixture

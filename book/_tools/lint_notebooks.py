@@ -11,7 +11,8 @@ from pathlib import Path
 
 from chapters import chapters, code_cells, fingerprint, read
 
-MACHINE_PATH = re.compile(r"(/home/|/root/|/work/|/tmp/|/Users/|[A-Z]:\\Users)")
+# Not after a word or a dot: the path of an address, or of a file in this book, is no machine's.
+MACHINE_PATH = re.compile(r"(?<![\w.])(/home/|/root/|/work/|/tmp/|/Users/|[A-Z]:\\+Users)")
 ADDRESS = re.compile(r"https?://[\w.-]+")
 MAX_LINES = 30
 MAX_BYTES = 2_000_000
@@ -24,7 +25,7 @@ def problems(path: Path) -> list[str]:
         *_execution(notebook),
         *_outputs(notebook),
         *_figures(notebook),
-        *_prose(notebook),
+        *_prose(notebook, is_chapter=path.stem != "intro"),
     ]
     if notebook.metadata.get("pmlbook", {}).get("hash") != fingerprint(notebook):
         found.append("its outputs are stale: run book/_tools/execute.py")
@@ -35,26 +36,34 @@ def problems(path: Path) -> list[str]:
     return [f"{path.name}: {sentence}" for sentence in found]
 
 
-def figure_names(path: Path) -> list[str]:
-    """The names by which the figures of a notebook are referred to."""
-    return [name for cell in code_cells(read(path)) if (name := _figure(cell).get("name"))]
+def repeated_names(paths: list[Path]) -> list[str]:
+    """Figures of one name, in one notebook or in two: a reference could mean either."""
+    first, found = {}, []
+    for path in paths:
+        for name in filter(None, (_figure(cell).get("name") for cell in code_cells(read(path)))):
+            if name in first:
+                found.append(f"{path.name}: the figure name {name} is taken by {first[name]}")
+            first.setdefault(name, path.name)
+    return found
 
 
 def _execution(notebook):
     counts = [cell.execution_count for cell in code_cells(notebook)]
-    if None in counts:
-        yield f"{counts.count(None)} code cells were never executed"
+    if never := [cell.id for cell in code_cells(notebook) if cell.execution_count is None]:
+        yield f"cells were never executed: {', '.join(never)}"
     elif counts != list(range(1, len(counts) + 1)):
         yield f"cells were not executed in order from a clean kernel: {counts}"
     for cell in code_cells(notebook):
         if (lines := cell.source.count("\n") + 1) > MAX_LINES:
             yield f"cell {cell.id} has {lines} lines: want at most {MAX_LINES}"
+    for cell in notebook.cells:
         if MACHINE_PATH.search(cell.source):
             yield f"cell {cell.id} holds a path of one machine"
 
 
 def _outputs(notebook):
     for cell in code_cells(notebook):
+        compared = ""
         for output in cell.outputs:
             if output.output_type == "error":
                 yield f"cell {cell.id} ends in {output.ename}"
@@ -66,8 +75,10 @@ def _outputs(notebook):
                 yield f"cell {cell.id} prints a path of one machine"
             if match := ADDRESS.search(text):
                 yield f"cell {cell.id} prints the address {match[0]}"
+            if not _is_picture(output):  # nbval does not compare pictures
+                compared += text + output.get("ename", "")
         checked = "nbval-check-output" in cell.metadata.get("tags", [])
-        if checked and not cell.outputs and cell.execution_count:
+        if checked and cell.execution_count and not compared.strip():
             yield f"cell {cell.id} is marked to be compared, and prints nothing"
 
 
@@ -75,40 +86,51 @@ def _figure(cell) -> dict:
     return cell.metadata.get("mystnb", {}).get("figure", {})
 
 
+def _is_picture(output) -> bool:
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
+
+
 def _figures(notebook):
     for cell in code_cells(notebook):
-        if not any("image/png" in output.get("data", {}) for output in cell.outputs):
+        if not any(_is_picture(output) for output in cell.outputs):
             continue
-        caption = _figure(cell).get("caption", "")
-        if not caption.startswith("**"):
+        caption = _figure(cell).get("caption") or ""
+        if not re.match(r"\*\*[^*]+\*\*", caption):
             yield f"the figure of cell {cell.id} has no caption that starts with a **claim**"
         if not _figure(cell).get("name"):
             yield f"the figure of cell {cell.id} has no name to refer to it"
-        if len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt") or "") < 40:
+        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt") or ""
+        if len(alt) < 40 or alt in (caption, caption.replace("*", "")):
             yield f"the figure of cell {cell.id} has no alt text that says what is drawn"
 
 
-def _prose(notebook):
+def _prose(notebook, is_chapter: bool):
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     text = re.sub(r"^```(bash|python).*?^```", "", "\n\n".join(texts), flags=re.M | re.S)
     titles = re.findall(r"^# .+", text, re.M)
     if len(titles) != 1:
         yield f"it has {len(titles)} titles: want one"
+    elif not re.match(r"(\(.+\)=\s+)?# ", notebook.cells[0].source):
+        yield "it does not begin with its title"
     if word := re.search(r"\b(TODO|FIXME|XXX)\b", text):
         yield f"its prose says {word[0]}"
-    if "(ch-" not in text:
-        return  # the introduction
+    if not is_chapter:
+        return
     for heading in ("## Summary", "## Exercises"):
-        if f"{heading}\n" not in text:
+        if not re.search(rf"^{heading}$", text, re.M):
             yield f"it has no section {heading!r}"
-    exercises = re.findall(r"```\{exercise\}\n:label: (\S+)", text)
-    solutions = re.findall(r"```\{solution\} (\S+)\n:class: dropdown", text)
+    exercises = re.findall(r"\{exercise\}\n:label: (\S+)", text)
+    # A folded solution of that label before the next exercise begins.
+    follows = r"(?:(?!\{exercise\}).)*?\{solution\} \1\n:class: dropdown\n"
+    solved = re.findall(r"\{exercise\}\n:label: (\S+)" + follows, text, re.S)
     if len(exercises) < 4:
         yield f"it has {len(exercises)} exercises: want at least 4"
-    for label in sorted(set(exercises) ^ set(solutions)):
-        yield f"exercise {label} wants one folded solution"
+    for label in exercises:
+        if label not in solved:
+            yield f"exercise {label} wants a folded solution right after it"
 
 
 if __name__ == "__main__":
-    wrong = [s for path in map(Path, sys.argv[1:] or chapters()) for s in problems(path)]
+    paths = list(map(Path, sys.argv[1:])) or chapters()
+    wrong = [*(s for path in paths for s in problems(path)), *repeated_names(paths)]
     sys.exit("\n".join(wrong) or 0)

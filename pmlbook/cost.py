@@ -1,0 +1,71 @@
+"""What a sweep will cost, before it starts (chapter: The memory law).
+
+A step multiplies each token with every weight above the adapter, once forward and once backward
+(the frozen weights need no gradient of their own), and each answer token with the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """Weights of one decoder layer and of the head, in millions; and how many layers."""
+
+    layers: int
+    per_layer: float
+    head: float
+
+
+# From the models' published configurations.
+SIZES = {
+    "smollm2-135m": Size(30, 3.5, 28.3),
+    "qwen3-0.6b": Size(28, 15.7, 155.6),
+    "qwen3-1.7b": Size(28, 50.3, 311.2),
+    "qwen3-8b": Size(36, 192.9, 622.3),
+    "llama-3.1-8b": Size(32, 218.1, 525.3),
+}
+# Multiplications and additions per second, in units of 10^12, that such steps reach. The first was
+# measured on this book's machine; the others are a third of what the maker states for 16 bits.
+DEVICES = {"2 CPU cores": 0.11, "T4": 20.0, "L4": 40.0, "H200": 330.0}
+
+
+def token_steps(cells: Sequence) -> float:
+    """Answer tokens times steps, over all cells (at most: runs may end early)."""
+    return sum(cell.steps * cell.length for cell in cells)
+
+
+def floating_point_operations(cells: Sequence) -> float:
+    """Multiplications and additions of the training of all cells, at most."""
+    total = 0.0
+    for cell in cells:
+        size = SIZES[cell.model]
+        weights = (size.layers - cell.layer) * size.per_layer + size.head  # millions
+        total += 4e6 * weights * cell.steps * cell.length
+    return total
+
+
+def memory_gb(cells: Sequence, slots: int) -> float:
+    """Memory at the widest batch: weights, and for each token its logits and hidden states."""
+    needs = []
+    for cell in cells:
+        size = SIZES[cell.model]
+        small = cell.model == "smollm2-135m"
+        bytes_per_weight = 4 if small else 2  # hub models run in 16 bits on a GPU
+        weights = (size.layers * size.per_layer + size.head) * 1e6 * bytes_per_weight
+        vocabulary = 49_152 if small else 152_000
+        tokens = slots * cell.length
+        needs.append(weights + tokens * (3 * 4 * vocabulary + 200_000))
+    return max(needs, default=0.0) / 1e9
+
+
+def describe(cells: Sequence, slots: int) -> str:
+    """The cost in words: runs, steps, memory, hours on some devices."""
+    work = floating_point_operations(cells)
+    hours = ", ".join(f"{work / speed / 1e12 / 3600:.1f} on {d}" for d, speed in DEVICES.items())
+    steps = sum(cell.steps for cell in cells)
+    return (
+        f"{len(cells)} runs, {steps:,} steps of a run, {token_steps(cells) / 1e6:.1f} million "
+        f"tokens; about {memory_gb(cells, slots):.0f} GB at {slots} runs a batch; hours at most, "
+        f"runs that end early not deducted: {hours}"
+    )

@@ -1,0 +1,365 @@
+"""The sweep: many memories over ranks, lengths, ratios and seeds, one tidy table (chapter: The
+memory law; paper Eq. 6).
+
+    python -m pmlbook.sweep cpu            print what it costs, then run it, or go on with it
+    python -m pmlbook.sweep cpu --cost     only print what it costs
+
+Each run's result is one small JSON file, written whole or not at all. So a sweep may be killed at
+any moment: started again, it repeats nothing that is finished.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from pmlbook.benchmarks import sized_phonebook, stress_memory
+from pmlbook.cost import describe
+from pmlbook.lora import lora_parameters
+from pmlbook.models import DEFAULT, load_model
+from pmlbook.probe import write
+from pmlbook.provenance import provenance, save_table
+from pmlbook.recall import recall_all
+from pmlbook.stacked import Job, write_stacked
+
+TRIES = 3  # a cell that has brought down its worker so often is given up
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the sweep: what is written, with what, for how long."""
+
+    kind: str  # "stress" or "phonebook"
+    length: int  # ℓ, answer tokens (of the whole phone book)
+    ratio: float  # share of random tokens; 1 for a phone book's digits
+    r: int
+    seed: int
+    steps: int
+    layer: int
+    target: str = "down_proj"
+    method: str = "sft"
+    lr: float = 1e-2
+    model: str = DEFAULT
+
+    @property
+    def key(self) -> str:
+        """A name for this cell's file that no other cell has."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return (
+            f"{self.kind}-l{self.length}-r{self.r}-{hashlib.sha1(text.encode()).hexdigest()[:10]}"
+        )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A grid to run: every combination of its axes."""
+
+    model: str
+    ranks: tuple[int, ...]
+    lengths: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    layer: int
+    ratios: tuple[float, ...] = (1.0,)
+    target: str = "down_proj"
+    phonebooks: tuple[int, ...] = ()
+    phonebook_ranks: tuple[int, ...] = ()
+
+    def cells(self) -> list[Cell]:
+        """All runs of the grid, shortest first, so that a table is soon worth looking at."""
+        common = {"layer": self.layer, "target": self.target, "model": self.model}
+        stress = [
+            Cell("stress", length, ratio, r, seed, self.steps, **common)
+            for length, ratio, seed, r in itertools.product(
+                self.lengths, self.ratios, self.seeds, self.ranks
+            )
+        ]
+        books = [
+            Cell("phonebook", size, 1.0, r, seed, self.steps, **common)
+            for size, seed, r in itertools.product(
+                self.phonebooks, self.seeds, self.phonebook_ranks
+            )
+        ]
+        return sorted(stress, key=lambda c: (c.seed, c.length)) + books
+
+
+R100 = (1.0,)
+PRESETS: dict[str, tuple[Preset, ...]] = {
+    # seconds: enough to see that everything works
+    "smoke": (Preset(DEFAULT, (1, 4), (8, 16), (0,), 20, 26),),
+    # a laptop, a few hours: the book's own grid
+    "cpu": (
+        Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192, 256), (0, 1, 2), 240, 20),
+        # the same question at a site with a third of the parameters a rank
+        Preset(
+            DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1, 2), 240, 20, R100, "v_proj"
+        ),
+        # the budget is a variable of the law: half, twice and four times the steps
+        Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 120, 20),
+        Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 480, 20),
+        Preset(DEFAULT, (1, 2), (64, 128), (0,), 960, 20),
+        # text instead of random tokens, wholly or by half
+        Preset(DEFAULT, (1, 2, 4), (64, 128, 256), (0,), 240, 20, (0.0, 0.5)),
+        Preset(
+            DEFAULT, (), (), (0,), 240, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 2, 4)
+        ),
+    ),
+    # one T4 or L4, an hour or two
+    "colab": (
+        Preset(
+            "qwen3-0.6b", (1, 2, 4, 8, 16), (100, 200, 500, 800), (0, 1), 400, 19,
+            phonebooks=(1000, 2000), phonebook_ranks=(1, 4, 16),
+        ),
+    ),
+    # the paper's grids; its text is longer than ours, so give one with --text
+    "paper": tuple(
+        Preset(
+            model, ranks, (50, 100, 200, 500, 1000, 2000, 4000, 6000, 8000, 10000), (42,), 2000,
+            layer, ratios, "down_proj", books, book_ranks,
+        )
+        for model, layer in (("qwen3-8b", 24), ("llama-3.1-8b", 18))
+        for ranks, ratios, books, book_ranks in (
+            (
+                (1, 2, 4, 6, 8, 10, 12, 14, 16), (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+                (1000, 2000, 4000, 8000, 12000, 16000, 24000, 32000), (1, 2, 4, 8, 16, 32, 64),
+            ),
+            ((24, 32, 64, 128, 256, 512), R100, (), ()),
+        )
+    ),
+}  # fmt: skip
+
+
+def run_sweep(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    slots: int = 8,
+    backend: str | None = None,
+    n_jobs: int = 1,
+    text: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Make every run that `folder` does not hold yet, and return the table of all of `cells`.
+
+    A run that fails (no memory left, loss not a number, worker lost) is a row with its `error`.
+
+    Args:
+        slots: how many runs of one length train together (see `stacked`).
+        backend: a joblib backend, such as "loky", "ray", "dask"; None: this process.
+        n_jobs: how many groups of runs at once, with a backend.
+        text: the stress test's text, when ours is too short.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [cell for cell in cells if not (folder / f"{cell.key}.json").exists()]
+    total = sum(_work(cell) for cell in missing)
+    with tqdm(total=total, desc=f"{len(missing)} runs", unit="Mtok", disable=not progress) as bar:
+        while missing:
+            groups = _groups(missing, slots)
+            if backend is None:
+                for group in groups:
+                    run_group(group, folder, slots, text)
+                    bar.update(sum(map(_work, group)))
+            else:
+                _in_workers(groups, folder, slots, text, backend, n_jobs, bar)
+            missing = [cell for cell in cells if not (folder / f"{cell.key}.json").exists()]
+    return load_rows(cells, folder)
+
+
+def run_group(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
+    """Write the memories of one group of cells, and leave one JSON file for each."""
+    alive = []
+    for cell in cells:
+        tries = folder / f"{cell.key}.tries"
+        count = int(tries.read_text()) if tries.exists() else 0
+        if count >= TRIES:
+            _save_row(cell, folder, {"error": f"the worker was lost {count} times"})
+        elif not (folder / f"{cell.key}.json").exists():
+            tries.write_text(str(count + 1))
+            alive.append((count, cell))
+    if any(count for count, _ in alive) and len(alive) > 1:
+        # One of these has brought down a worker: alone, each can only hurt itself.
+        for _, cell in alive:
+            (folder / f"{cell.key}.tries").write_text("1")
+            _run_cells([cell], folder, 1, text)
+    elif alive:
+        _run_cells([cell for _, cell in alive], folder, slots, text)
+
+
+def _run_cells(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
+    try:
+        model, tokenizer = _model(cells[0].model)
+        if cells[0].kind == "phonebook":
+            for cell in cells:
+                _save_row(cell, folder, _phonebook_row(model, tokenizer, cell))
+            return
+        jobs = [
+            Job(cell, stress_memory(tokenizer, cell.length, cell.ratio, cell.seed, text), cell.r,
+                cell.seed, cell.steps, cell.lr)
+            for cell in cells
+        ]  # fmt: skip
+        site = {"layer": cells[0].layer, "target": cells[0].target}
+        for run in write_stacked(model, jobs, slots=slots, **site):
+            cell = run.job.name
+            if run.ended.startswith("failed"):
+                _save_row(cell, folder, {"error": run.ended, "seconds": run.seconds})
+                continue
+            records = recall_all(model, tokenizer, [run.job.memory], run.adapter(**site))
+            row = _row(model, cell, records, run.losses[0], run.seconds)
+            row |= {"steps_done": len(run.losses), "ended": run.ended, "losses": run.losses}
+            _save_row(cell, folder, row)
+    except (RuntimeError, ValueError, FloatingPointError) as error:  # out of memory is the first
+        for cell in cells:
+            if not (folder / f"{cell.key}.json").exists():
+                _save_row(cell, folder, {"error": f"{type(error).__name__}: {error}"[:500]})
+
+
+def _phonebook_row(model, tokenizer, cell: Cell) -> dict:
+    """A phone book is written by the plain probe, in fixed batches of 16 entries."""
+    memories = sized_phonebook(tokenizer, cell.length, cell.seed)
+    history = write(
+        model, memories, cell.r, layer=cell.layer, target=cell.target, steps=cell.steps,
+        lr=cell.lr, batch_size=16, seed=cell.seed, progress=False,
+    )  # fmt: skip
+    records = recall_all(model, tokenizer, memories, history.adapter)
+    row = _row(model, cell, records, history.base_loss, history.seconds)
+    return row | {"steps_done": cell.steps, "ended": "budget", "losses": history.losses}
+
+
+def _row(model, cell: Cell, records, base_loss: float, seconds: float) -> dict:
+    """The measured columns; with several memories, positions of failures are of the first."""
+    losses = np.concatenate([record.token_losses for record in records])
+    mean = lambda values: float(np.mean(np.concatenate(list(values))))  # noqa: E731
+    return {
+        "parameters": lora_parameters(model, cell.r, cell.target, [cell.layer]),
+        "base_loss": float(base_loss),
+        "final_loss": float(losses.mean()),
+        "delta_loss": float(base_loss - losses.mean()),
+        "acc_teacher_forced": mean(record.token_ranks == 1 for record in records),
+        "acc_free_running": mean(record.recited for record in records),
+        "acc_em": float(np.mean([record.exact_match for record in records])),
+        "share_ordered": mean(record.ordered for record in records),
+        "first_disordered": records[0].first_disordered,
+        "first_failure": records[0].first_failure,
+        "seconds": round(seconds, 2),
+        "error": "",
+    }
+
+
+def _save_row(cell: Cell, folder: Path, row: dict) -> None:
+    """One JSON file, written whole or not at all; then the cell's count of tries is of no use."""
+    record = provenance("python -m pmlbook.sweep", cell.model)
+    if row.get("losses"):
+        row["losses"] = [round(x, 5) for x in row["losses"][::10]]  # every tenth step
+    scratch = folder / f"{cell.key}.{os.getpid()}.part"
+    scratch.write_text(json.dumps({"cell": asdict(cell), "row": row, "record": record}))
+    os.replace(scratch, folder / f"{cell.key}.json")
+    (folder / f"{cell.key}.tries").unlink(missing_ok=True)
+
+
+def load_rows(cells: Iterable[Cell], folder: Path) -> pd.DataFrame:
+    """The tidy table: one row a finished run of `cells`, columns of the cell, then what was found.
+
+    Loss curves stay in the JSON files (see `load_curve`).
+    """
+    rows = []
+    for cell in cells:
+        path = folder / f"{cell.key}.json"
+        if path.exists():
+            saved = json.loads(path.read_text())
+            saved["row"].pop("losses", None)
+            versions = {k: saved["record"][k] for k in ("torch", "transformers", "peft", "commit")}
+            rows.append({**saved["cell"], **saved["row"], **versions})
+    return pd.DataFrame(rows)
+
+
+def _groups(cells: Sequence[Cell], slots: int) -> list[list[Cell]]:
+    """Cells that can train together, in groups of a few batches: one group is one task."""
+    same = lambda c: (c.kind, c.model, c.layer, c.target, c.length)  # noqa: E731
+    groups = []
+    for _, members in itertools.groupby(cells, key=same):
+        members = list(members)
+        size = 4 * slots if members[0].kind == "stress" else 1
+        groups += [members[i : i + size] for i in range(0, len(members), size)]
+    return groups
+
+
+def _in_workers(groups, folder, slots, text, backend, n_jobs, bar) -> None:
+    """One attempt at all groups; whatever is lost with a worker is simply still missing after."""
+    tasks = [joblib.delayed(run_group)(group, folder, slots, text) for group in groups]
+    try:
+        with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
+            results = joblib.Parallel(return_as="generator_unordered")(tasks)
+            for _ in results:
+                bar.update(total_done(groups, folder) - bar.n)
+    except Exception as error:  # every backend has its own class for a lost worker
+        tqdm.write(f"a worker was lost ({type(error).__name__}); going on with what is missing")
+
+
+def total_done(groups, folder: Path) -> float:
+    """The work of the finished cells among `groups`, in the unit of the progress bar."""
+    cells = itertools.chain.from_iterable(groups)
+    return sum(_work(cell) for cell in cells if (folder / f"{cell.key}.json").exists())
+
+
+def _work(cell: Cell) -> float:
+    """Million answer tokens to train on, at most."""
+    return cell.steps * min(cell.length, 160 if cell.kind == "phonebook" else cell.length) / 1e6
+
+
+@lru_cache(maxsize=1)
+def _model(name: str):
+    return load_model(name)
+
+
+def planned_cells(preset: str) -> list[Cell]:
+    """All runs of a preset: the first seed of everything first."""
+    cells = [cell for grid in PRESETS[preset] for cell in grid.cells()]
+    return sorted(cells, key=lambda cell: cell.seed)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("--cost", action="store_true", help="print what it costs, and stop")
+    parser.add_argument("--out", type=Path, help="folder of the rows (default: sweep-PRESET)")
+    parser.add_argument("--table", type=Path, help="write the tidy table here (CSV, and JSON)")
+    parser.add_argument("--slots", type=int, default=8, help="runs of one length at once")
+    parser.add_argument("--backend", help="a joblib backend: loky, ray, dask (default: none)")
+    parser.add_argument("--n-jobs", type=int, default=1, help="workers of that backend")
+    parser.add_argument("--text", type=Path, help="the stress test's text, if ours is too short")
+    options = parser.parse_args()
+    cells = planned_cells(options.preset)
+    print(describe(cells, options.slots), flush=True)
+    if options.cost:
+        return
+    start = time.perf_counter()
+    table = run_sweep(
+        cells,
+        options.out or Path(f"sweep-{options.preset}"),
+        slots=options.slots,
+        backend=options.backend,
+        n_jobs=options.n_jobs,
+        text=options.text and options.text.read_text(),
+    )
+    failed = int((table.error.fillna("") != "").sum())
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{len(table)} rows, {failed} of them with an error, {minutes:.1f} minutes")
+    if options.table:
+        command = f"python -m pmlbook.sweep {options.preset}"
+        save_table(table, options.table, provenance(command, cells[0].model))
+
+
+if __name__ == "__main__":
+    main()
