@@ -8,6 +8,10 @@ One module, one idea, in the order of the book's argument (each imports only fro
 - `threshold`: the p > 1/2 argument and what a mean loss can promise.
 - `recall`: what a model recites, token by token.
 - `probe`: write memories into one adapter and keep the whole history.
+- `stacked`: many memories in one batch, each as if it were alone.
+- `benchmarks`: the paper's two tests, for any tokenizer.
+- `cost`, `sweep`: every rank, length and seed, one tidy table.
+- `law`: fit the table, doubt the fit, predict with it.
 - `figures`: the book's pictures; they draw, they do not compute.
 """
 

@@ -270,7 +270,7 @@ def _save_row(cell: Cell, folder: Path, row: dict) -> None:
 def load_rows(cells: Iterable[Cell], folder: Path) -> pd.DataFrame:
     """The tidy table: one row a finished run of `cells`, columns of the cell, then what was found.
 
-    Loss curves stay in the JSON files (see `load_curve`).
+    Loss curves (every tenth step) stay in the JSON files, under `row`, `losses`.
     """
     rows = []
     for cell in cells:

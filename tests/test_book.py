@@ -1,5 +1,7 @@
 """The rendered book: built with warnings as errors, every link alive, alive in a plain browser."""
 
+import ast
+import copy
 import os
 import re
 import shutil
@@ -33,7 +35,7 @@ def pages(html) -> dict[Path, BeautifulSoup]:
     names = [*toc, "notation.html", "runlog.html", "bibliography.html"]
     return {
         path: BeautifulSoup(path.read_text(), "html.parser")
-        for path in (html / "book" / name for name in names)
+        for path in (html.resolve() / "book" / name for name in names)
     }
 
 
@@ -62,7 +64,8 @@ def test_internal_links_and_images_resolve(pages):
                     broken.append(f"{path.name}: {element[attribute]}")
                 elif address.fragment and target in ids and address.fragment not in ids[target]:
                     broken.append(f"{path.name}: no anchor for {element[attribute]}")
-    assert not broken and links > 100
+    assert not broken, "\n".join(broken)
+    assert links > 100
 
 
 def test_nothing_is_loaded_from_another_host(pages):
@@ -78,7 +81,7 @@ def test_nothing_is_loaded_from_another_host(pages):
         for element in soup.find_all("link", href=re.compile("^(https?:)?//"))
         if "canonical" not in element.get("rel", [])
     ]
-    assert not foreign
+    assert not foreign, "\n".join(foreign)
 
 
 def test_links_out_are_encrypted(pages):
@@ -89,7 +92,7 @@ def test_links_out_are_encrypted(pages):
 
 def test_pages_are_whole(pages):
     for path, soup in pages.items():
-        article = soup.find("article")
+        article = copy.copy(soup.find("article"))  # other tests want the page whole
         assert soup.html["lang"] == "en" and soup.title.string.strip(), path.name
         assert len(article.find_all("h1")) == 1, path.name
         for listing in article.select("div.highlight, .math, code"):
@@ -129,12 +132,21 @@ def test_every_reference_is_cited_and_listed(pages):
     assert len(bibliography.select("div.citation")) == len(keys)
 
 
+# Modules that are here before their chapter; a name leaves this set when its page is in the book.
+PLANNED = {"the memory law", "the law"}
+
+
 def test_modules_name_chapters_that_exist(pages):
-    titles = " ".join(soup.find("h1").get_text() for soup in pages.values()).lower()
+    titles = " ".join(soup.find("h1").get_text() for soup in pages.values())
+    titles = titles.lower().replace("½", "1/2")
+    named = set()
     for module in (build.ROOT / "pmlbook").glob("*.py"):
-        for named in re.findall(r"\(chapters?: ([^;)]+)", module.read_text().split('"""')[1]):
-            for chapter in named.split(","):
-                assert chapter.strip().lower() in titles.replace("½", "1/2"), module.name
+        docstring = " ".join(ast.get_docstring(ast.parse(module.read_text())).lower().split())
+        for group in re.findall(r"\(chapters?: ([^;)]+)", docstring):
+            named |= {chapter.strip() for chapter in group.split(",")}
+    assert len(named) >= 3
+    assert {chapter for chapter in named if chapter not in titles} <= PLANNED
+    assert not any(chapter in titles for chapter in PLANNED)
 
 
 # ---- in a browser ----
@@ -153,62 +165,108 @@ def browser():
         browser.close()
 
 
+# Text below a contrast of 4.5, or 3 where it is large: {text: ratio}. Layers of half-transparent
+# paint are laid over each other as a browser does.
 CONTRAST = """() => {
-  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => {
+  const rgba = css => { const v = css.match(/[\\d.]+/g).map(Number); return [...v, 1].slice(0, 4) };
+  const over = ([r, g, b, a], under) => [r, g, b].map((v, i) => v * a + under[i] * (1 - a));
+  const ground = e => e ? over(rgba(getComputedStyle(e).backgroundColor), ground(e.parentElement))
+    : [255, 255, 255];
+  const luminance = rgb => { const [r, g, b] = rgb.map(v => {
       v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 });
     return 0.2126 * r + 0.7152 * g + 0.0722 * b };
-  const ground = e => { for (; e; e = e.parentElement) {
-      const c = getComputedStyle(e).backgroundColor;
-      if (!/, 0\\)$/.test(c) && c != 'transparent') return c }
-    return 'rgb(255, 255, 255)' };
-  const worst = {};
-  for (const e of document.querySelectorAll(
-      'article p, article li, article figcaption span, article pre span, article td, article a')) {
-    if (!e.textContent.trim() || !e.getClientRects().length || e.closest('.pml-recall')) continue;
-    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) worst[`${e.tagName}.${e.className}: ${e.textContent.slice(0, 30)}`] = ratio;
+  const opacity = e => e ? getComputedStyle(e).opacity * opacity(e.parentElement) : 1;
+  const faint = {};
+  const walk = document.createTreeWalker(document.querySelector('article'), NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement, text = walk.currentNode.textContent.trim();
+    // Signs that appear under the mouse, and what only a screen reader sees, are left out.
+    if (!text || !e.getClientRects().length || e.closest('.headerlink, .copybtn, style')) continue;
+    const style = getComputedStyle(e), under = ground(e);
+    const [r, g, b, a] = rgba(style.color);
+    const lights = [over([r, g, b, a * opacity(e)], under), under].map(luminance);
+    const ratio = (Math.max(...lights) + 0.05) / (Math.min(...lights) + 0.05);
+    if (ratio < (parseFloat(style.fontSize) >= 24 ? 3 : 4.5))
+      faint[`${e.tagName}.${e.className}: ${text.slice(0, 30)}`] = ratio.toFixed(2);
   }
-  return worst }"""
+  return faint }"""
+
+
+UNFOLD = """document.querySelectorAll('.toggle-hidden').forEach(
+  e => e.classList.remove('toggle-hidden'));
+document.querySelectorAll('details').forEach(e => e.open = true);
+document.getAnimations().forEach(a => a.finish())"""
+
+
+def open_page(browser, path: Path, width: int, theme: str):
+    """A page at rest, and the list of what went wrong in it."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    page.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+    faults = []
+    local = ("file:", "data:", "blob:")
+    page.on("request", lambda r: r.url.startswith(local) or faults.append(f"asks for {r.url}"))
+    page.on("requestfailed", lambda r: faults.append(f"does not find {r.url}"))
+    page.on("pageerror", lambda e: _known(e.message) or faults.append(e.message))
+    page.on("console", lambda m: m.type != "error" or _known(m.text) or faults.append(m.text))
+    page.goto(path.as_uri())
+    page.evaluate("window.MathJax && MathJax.startup.promise.then(() => 0)")
+    page.wait_for_timeout(300)
+    return page, faults
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pages_in_a_browser(browser, pages, width, theme):
     """No request leaves the machine, no error, maths set, nothing sticks out, all is legible."""
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    context.add_init_script(
-        f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
-    )
-    faults = []
+    found, formulas = [], 0
     for path, soup in pages.items():
-        page = context.new_page()
-        page.on("request", lambda r: r.url.startswith("http") and faults.append(r.url))
-        page.on("requestfailed", lambda r: faults.append(f"failed: {r.url}"))
-        page.on("pageerror", lambda e: _unknown(e.message) and faults.append(e.message))
-        page.on(
-            "console",
-            lambda m: m.type == "error" and _unknown(m.text) and faults.append(m.text),
-        )
-        page.goto(path.as_uri())
-        page.wait_for_load_state("load")
-        if soup.select(".math"):
-            page.wait_for_selector("mjx-container", state="attached")
-        page.wait_for_timeout(300)
+        page, faults = open_page(browser, path, width, theme)
         assert page.evaluate("document.documentElement.dataset.theme") == theme
-        assert page.locator("mjx-merror, [data-mjx-error]").count() == 0, path.name
-        scroll = page.evaluate("document.documentElement.scrollWidth")
-        assert scroll <= width, f"{path.name} is {scroll} pixels wide in a window of {width}"
-        assert page.evaluate(CONTRAST) == {}, path.name
+        maths, set_maths = len(soup.select(".math")), page.locator("mjx-container").count()
+        formulas += maths
+        if set_maths != maths:
+            faults.append(f"sets {set_maths} of {maths} formulas")
+        if page.locator("mjx-merror, [data-mjx-error]").count():
+            faults.append("has a formula that MathJax cannot read")
+        page.evaluate(UNFOLD)
+        if (scroll := page.evaluate("document.documentElement.scrollWidth")) > width:
+            faults.append(f"is {scroll} pixels wide in a window of {width}")
+        faults += [f"is faint: {text} ({r})" for text, r in page.evaluate(CONTRAST).items()]
+        found += [f"{path.name} {fault}" for fault in faults]
         page.close()
-    context.close()
-    assert not faults
+    assert not found, "\n".join(found)
+    assert formulas > 30
+
+
+def test_dark_is_dark(browser, pages):
+    colors = {}
+    for theme in ("light", "dark"):
+        page, _ = open_page(browser, next(iter(pages)), 1280, theme)
+        colors[theme] = page.evaluate(
+            "['color', 'backgroundColor'].map(k => getComputedStyle(document.body)[k])"
+        )
+        page.close()
+    assert colors["light"][0] != colors["dark"][0]
+    assert colors["light"][1] != colors["dark"][1]
+
+
+def test_a_page_that_asks_another_host_is_caught(browser, tmp_path):
+    """The checks can fail: a foreign image, an error in a script, faint text, a wide box."""
+    path = tmp_path / "bad.html"
+    path.write_text(
+        "<!doctype html><article style='width: 999px'><p style='color: #bbb'>faint</p></article>"
+        "<img src='https://example.invalid/x.png'><script>throw Error('oh')</script>"
+    )
+    page, faults = open_page(browser, path, 390, "light")
+    assert "asks for https://example.invalid/x.png" in faults and "oh" in faults
+    assert list(page.evaluate(CONTRAST)) == ["P.: faint"]
+    assert page.evaluate("document.documentElement.scrollWidth") > 390
+    page.close()
 
 
 def test_a_folded_solution_opens(browser, pages):
     path = next(path for path in pages if path.name == "01_lora.html")
-    page = browser.new_page()
-    page.goto(path.as_uri())
+    page, _ = open_page(browser, path, 1280, "light")
     solution = page.locator("div.solution.dropdown").first
     text = solution.locator(".section, .solution-content, p").last
     assert not text.is_visible()
@@ -218,5 +276,5 @@ def test_a_folded_solution_opens(browser, pages):
     page.close()
 
 
-def _unknown(message: str) -> bool:
-    return not any(known in message for known in KNOWN_ERRORS)
+def _known(message: str) -> bool:
+    return any(known in message for known in KNOWN_ERRORS)

@@ -1,5 +1,6 @@
 """The pictures draw what they are given, with labels and units, and change nothing."""
 
+import copy
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ CALLS = {
     "fig_share_by_p": (SHARES,),
     "fig_first_failure": (FIRST,),
     "fig_cascade": (SHARES,),
-    "fig_noise": ({"cache": np.array([0.0, 1e-6])},),
+    "fig_noise": ({"cache": np.array([1e-6, 0.0])},),
 }
 
 
@@ -43,14 +44,14 @@ def test_every_picture_is_tested():
 
 @pytest.mark.parametrize("name", CALLS)
 def test_axes_are_labelled_and_data_untouched(name):
-    before = [x.copy() if isinstance(x, pd.DataFrame) else x for x in CALLS[name]]
+    before = repr(copy.deepcopy(CALLS[name]))
     ax = getattr(figures, name)(*CALLS[name])
     ax.figure.canvas.draw()
     assert ax.get_xlabel()
     assert ax.get_ylabel() or [t.get_text() for t in ax.get_yticklabels()] == ["rank 1", "rank 2"]
-    for now, then in zip(CALLS[name], before, strict=True):
-        if isinstance(now, pd.DataFrame):
-            pd.testing.assert_frame_equal(now, then)
+    for label in (ax.get_xlabel(), ax.get_ylabel()):
+        assert "loss" not in label or "(nats per token)" in label
+    assert repr(CALLS[name]) == before
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "fig_probability_grid"])

@@ -24,7 +24,10 @@ def venv(tmp_path, monkeypatch):
 
 def test_a_step_is_done_once_and_again_when_its_input_changes(venv):
     calls = []
-    step = lambda: setup.step(2, "requirements", ["requirements.txt"], lambda: calls.append(1))  # noqa: E731
+
+    def step():
+        setup.step(2, "requirements", ["requirements.txt"], lambda: calls.append(1))
+
     step()
     step()
     assert len(calls) == 1
@@ -86,3 +89,25 @@ def test_an_executed_chapter_is_fresh(tmp_path):
     assert not execute.is_stale(path)
     cell = nbformat.read(path, as_version=4).cells[0]
     assert cell.outputs[0].text == "2\n" and cell.execution_count == 1
+
+
+def test_check_names_the_stale_chapter_and_runs_nothing(tmp_path, monkeypatch):
+    path = notebook(tmp_path, "1 / 0")
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--check", str(path)])
+    with pytest.raises(SystemExit, match=r"stale: chapter\.ipynb"):
+        execute.main()
+
+
+def test_the_run_log_has_a_row_a_chapter_and_a_row_a_table(tmp_path):
+    path = notebook(tmp_path, "1")
+    run = {"seconds": 7, "date": "2026-01-02", "python": "3.11.1"}
+    run |= {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"}
+    chapter = nbformat.read(path, as_version=4)
+    chapter.metadata["pmlbook"] = run
+    nbformat.write(chapter, path)
+    execute.write_run_log([path], tmp_path / "runlog.md")
+    page = (tmp_path / "runlog.md").read_text()
+    row = "| [](chapter.ipynb) | 7 | 2026-01-02 | 3.11.1 | 2.13.0 | 5.23.0 | 0.21.2 |"
+    assert row in page.splitlines()
+    for table in (execute.ROOT / "book" / "data").glob("*.csv"):
+        assert f"| `{table.name}` | " in page
