@@ -12,7 +12,8 @@ JUPYTER_BOOK = [sys.executable, "-c", MAIN]
 
 def build(output: Path) -> subprocess.CompletedProcess:
     """Run Jupyter Book; any warning makes the return code 1, all of them are reported."""
-    command = [*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(output)]
+    # --all: else a changed style sheet alone would not reach the pages.
+    command = [*JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(output), "--all"]
     return subprocess.run([*command, "-W", "--keep-going", "-q"], text=True, capture_output=True)
 
 
