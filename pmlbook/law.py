@@ -193,11 +193,11 @@ def _starts(form: str, runs: pd.DataFrame) -> list[list[float]]:
 
 def _descend(form: Form, runs: pd.DataFrame, start, weights=None):
     """One bounded least-squares descent on ΔL. `weights`: how often each run counts, (runs,)."""
-    y = runs.delta_loss.to_numpy()
+    columns = runs.select_dtypes("number").to_records(index=False)  # far quicker than a DataFrame
     root = 1.0 if weights is None else np.sqrt(weights)
     inside = np.clip(start, np.add(form.lower, 1e-6), np.subtract(form.upper, 1e-6))
     return least_squares(
-        lambda p: root * np.asarray(form.predict(p, runs) - y),
+        lambda p: root * (form.predict(p, columns) - columns.delta_loss),
         inside, bounds=(form.lower, form.upper), x_scale="jac",
     )  # fmt: skip
 

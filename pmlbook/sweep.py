@@ -3,16 +3,22 @@ memory law; paper Eq. 6).
 
     python -m pmlbook.sweep cpu            print what it costs, then run it, or go on with it
     python -m pmlbook.sweep cpu --cost     only print what it costs
+    python -m pmlbook.sweep cpu --backend dask --cluster tcp://…:8786    on a cluster
 
 Each run's result is one small JSON file, written whole or not at all. So a sweep may be killed at
 any moment: started again, it repeats nothing that is finished.
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
 import os
+import pickle
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +39,7 @@ from pmlbook.provenance import provenance, save_table
 from pmlbook.recall import recall_all
 from pmlbook.stacked import Job, write_stacked
 
-TRIES = 3  # a cell that has brought down its worker so often is given up
+ROUNDS = 3  # so often may the workers be lost without a single finished run
 
 
 @dataclass(frozen=True)
@@ -152,48 +158,87 @@ def run_sweep(
 ) -> pd.DataFrame:
     """Make every run that `folder` does not hold yet, and return the table of all of `cells`.
 
-    A run that fails (no memory left, loss not a number, worker lost) is a row with its `error`.
+    A run that fails (no memory left, loss not a number, process killed) is a row with its `error`.
 
     Args:
         slots: how many runs of one length train together (see `stacked`).
         backend: a joblib backend, such as "loky", "ray", "dask"; None: this process.
         n_jobs: how many groups of runs at once, with a backend.
         text: the stress test's text, when ours is too short.
+
+    Raises:
+        RuntimeError: the workers of `backend` were lost `ROUNDS` times without finishing a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [cell for cell in cells if not (folder / f"{cell.key}.json").exists()]
-    total = sum(_work(cell) for cell in missing)
-    with tqdm(total=total, desc=f"{len(missing)} runs", unit="Mtok", disable=not progress) as bar:
-        while missing:
-            groups = _groups(missing, slots)
-            if backend is None:
-                for group in groups:
-                    run_group(group, folder, slots, text)
-                    bar.update(sum(map(_work, group)))
-            else:
-                _in_workers(groups, folder, slots, text, backend, n_jobs, bar)
-            missing = [cell for cell in cells if not (folder / f"{cell.key}.json").exists()]
+    groups = _groups(_missing(cells, folder), slots)
+    total = sum(map(_work, itertools.chain.from_iterable(groups)))
+    with tqdm(total=total, desc="tokens to train on", unit="Mtok", disable=not progress) as bar:
+        if backend is None:
+            for group in groups:
+                run_group(group, folder, slots, text)
+                bar.update(sum(map(_work, group)))
+        else:
+            with _progress(bar, groups, folder):
+                _in_workers(cells, folder, slots, text, backend, n_jobs)
     return load_rows(cells, folder)
+
+
+def _in_workers(cells, folder, slots, text, backend, n_jobs) -> None:
+    """Give all groups to the workers; what is lost with a worker is given out again."""
+    fruitless = 0
+    while missing := _missing(cells, folder):
+        task = joblib.delayed(run_group_safely)
+        tasks = [task(group, folder, slots, text) for group in _groups(missing, slots)]
+        try:
+            with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
+                joblib.Parallel()(tasks)
+        except Exception as error:  # every backend has its own class for a lost worker
+            tqdm.write(f"a worker was lost ({type(error).__name__}); going on with what is missing")
+            fruitless = fruitless + 1 if len(_missing(cells, folder)) == len(missing) else 0
+            if fruitless == ROUNDS:
+                raise RuntimeError(f"{ROUNDS} rounds of {backend} finished no run") from error
+
+
+def run_group_safely(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
+    """`run_group` in a process of its own, so that no cell can bring down its worker.
+
+    If that process dies, its cells get one each; a cell that kills even that one is a failed row.
+    """
+    if _child(cells, folder, slots, text) == 0:
+        return
+    for cell in _missing(cells, folder):
+        if code := _child([cell], folder, slots, text):
+            _save_row(cell, folder, {"error": f"its process ended with exit code {code}"})
+
+
+def _child(cells, folder, slots, text) -> int:
+    """The exit code of a new Python process that runs these cells."""
+    code = "from pmlbook.sweep import _child_main; _child_main()"
+    task = pickle.dumps((os.getpid(), list(cells), Path(folder).resolve(), slots, text))
+    return subprocess.run([sys.executable, "-c", code], input=task).returncode
+
+
+def _child_main() -> None:
+    parent, *task = pickle.load(sys.stdin.buffer)
+
+    def leave_with_parent():  # a lost worker's child would compete with the one that replaces it
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    run_group(*task)
 
 
 def run_group(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
     """Write the memories of one group of cells, and leave one JSON file for each."""
-    alive = []
-    for cell in cells:
-        tries = folder / f"{cell.key}.tries"
-        count = int(tries.read_text()) if tries.exists() else 0
-        if count >= TRIES:
-            _save_row(cell, folder, {"error": f"the worker was lost {count} times"})
-        elif not (folder / f"{cell.key}.json").exists():
-            tries.write_text(str(count + 1))
-            alive.append((count, cell))
-    if any(count for count, _ in alive) and len(alive) > 1:
-        # One of these has brought down a worker: alone, each can only hurt itself.
-        for _, cell in alive:
-            (folder / f"{cell.key}.tries").write_text("1")
-            _run_cells([cell], folder, 1, text)
-    elif alive:
-        _run_cells([cell for _, cell in alive], folder, slots, text)
+    cells = _missing(cells, folder)
+    if cells:
+        _run_cells(cells, folder, slots, text)
+
+
+def _missing(cells: Iterable[Cell], folder: Path) -> list[Cell]:
+    return [cell for cell in cells if not (folder / f"{cell.key}.json").exists()]
 
 
 def _run_cells(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
@@ -257,14 +302,13 @@ def _row(model, cell: Cell, records, base_loss: float, seconds: float) -> dict:
 
 
 def _save_row(cell: Cell, folder: Path, row: dict) -> None:
-    """One JSON file, written whole or not at all; then the cell's count of tries is of no use."""
+    """One JSON file, written whole or not at all."""
     record = provenance("python -m pmlbook.sweep", cell.model)
     if row.get("losses"):
         row["losses"] = [round(x, 5) for x in row["losses"][::10]]  # every tenth step
     scratch = folder / f"{cell.key}.{os.getpid()}.part"
     scratch.write_text(json.dumps({"cell": asdict(cell), "row": row, "record": record}))
     os.replace(scratch, folder / f"{cell.key}.json")
-    (folder / f"{cell.key}.tries").unlink(missing_ok=True)
 
 
 def load_rows(cells: Iterable[Cell], folder: Path) -> pd.DataFrame:
@@ -294,22 +338,23 @@ def _groups(cells: Sequence[Cell], slots: int) -> list[list[Cell]]:
     return groups
 
 
-def _in_workers(groups, folder, slots, text, backend, n_jobs, bar) -> None:
-    """One attempt at all groups; whatever is lost with a worker is simply still missing after."""
-    tasks = [joblib.delayed(run_group)(group, folder, slots, text) for group in groups]
+@contextlib.contextmanager
+def _progress(bar, groups, folder: Path):
+    """Move the bar by what lies in the folder, whoever put it there."""
+    cells, stop = list(itertools.chain.from_iterable(groups)), threading.Event()
+
+    def watch():
+        while not stop.wait(2):
+            missing = sum(map(_work, _missing(cells, folder)))
+            bar.update(bar.total - missing - bar.n)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
-            results = joblib.Parallel(return_as="generator_unordered")(tasks)
-            for _ in results:
-                bar.update(total_done(groups, folder) - bar.n)
-    except Exception as error:  # every backend has its own class for a lost worker
-        tqdm.write(f"a worker was lost ({type(error).__name__}); going on with what is missing")
-
-
-def total_done(groups, folder: Path) -> float:
-    """The work of the finished cells among `groups`, in the unit of the progress bar."""
-    cells = itertools.chain.from_iterable(groups)
-    return sum(_work(cell) for cell in cells if (folder / f"{cell.key}.json").exists())
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def _work(cell: Cell) -> float:
@@ -320,6 +365,28 @@ def _work(cell: Cell) -> float:
 @lru_cache(maxsize=1)
 def _model(name: str):
     return load_model(name)
+
+
+def connect(backend: str | None, address: str | None = None):
+    """Get a cluster ready to be named as a backend: a Dask or Ray one at `address`, or a local one.
+
+    Returns what must be kept until the end (Dask's client), or None.
+
+    Raises:
+        ModuleNotFoundError: the backend's library is not installed.
+    """
+    if backend == "dask":
+        from distributed import Client
+
+        # One task at a time a worker: each wants the whole of its machine.
+        return Client(address) if address else Client(threads_per_worker=1)
+    if backend == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        ray.init(address=address)
+        register_ray()
+    return None
 
 
 def planned_cells(preset: str) -> list[Cell]:
@@ -337,7 +404,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the tidy table here (CSV, and JSON)")
     parser.add_argument("--slots", type=int, default=8, help="runs of one length at once")
     parser.add_argument("--backend", help="a joblib backend: loky, ray, dask (default: none)")
-    parser.add_argument("--n-jobs", type=int, default=1, help="workers of that backend")
+    parser.add_argument("--n-jobs", type=int, default=-1, help="workers to use (default: all)")
+    parser.add_argument("--cluster", help="address of a running Dask or Ray cluster")
     parser.add_argument("--text", type=Path, help="the stress test's text, if ours is too short")
     options = parser.parse_args()
     cells = planned_cells(options.preset)
@@ -345,6 +413,7 @@ def main() -> None:
     if options.cost:
         return
     start = time.perf_counter()
+    client = connect(options.backend, options.cluster)
     table = run_sweep(
         cells,
         options.out or Path(f"sweep-{options.preset}"),
@@ -353,6 +422,8 @@ def main() -> None:
         n_jobs=options.n_jobs,
         text=options.text and options.text.read_text(),
     )
+    if client is not None:
+        client.close()
     failed = int((table.error.fillna("") != "").sum())
     minutes = (time.perf_counter() - start) / 60
     print(f"{len(table)} rows, {failed} of them with an error, {minutes:.1f} minutes")
@@ -362,4 +433,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from pmlbook import sweep  # workers look these classes up here, not in __main__
+
+    sweep.main()
