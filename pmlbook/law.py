@@ -35,8 +35,11 @@ def _power(p, size, length):
 
 
 def _saturating(p, t):
-    """An exponential approach to the base loss: no run can learn more than there is to learn."""
-    return t.base_loss * -np.expm1(-_power(p, t.r, t.length))
+    """An exponential approach to the base loss L₀: no run can learn more than there is to learn.
+
+    The text's size is counted in nats, ℓ · L₀, so that one fit may serve texts of every kind.
+    """
+    return t.base_loss * -np.expm1(-_power(p, t.r, t.length * t.base_loss))
 
 
 # ln C is fitted, not C: one scale for all parameters, and C stays positive. The lower bound of α
@@ -67,7 +70,7 @@ FORMS = {
         (-200.0, 1e-3, 1e-3),
         (200.0, 50.0, 50.0),
     ),
-    "saturating": Form("L₀ (1 − exp(−C r^α ℓ^−β))", ("ln C", "α", "β"), _saturating, **POWER),
+    "saturating": Form("L₀ (1 − exp(−C r^α (ℓ L₀)^−β))", ("ln C", "α", "β"), _saturating, **POWER),
     "fixed bits": Form(
         "min(L₀, k P / ℓ)",
         ("k",),
@@ -179,7 +182,8 @@ def _starts(form: str, runs: pd.DataFrame) -> list[list[float]]:
     if form == "fixed bits":
         return [[float(np.median(y * runs.length / runs.parameters))]]
     size = runs.parameters if form == "parameters" else runs.r
-    plane = np.column_stack([np.ones(len(runs)), np.log(size), -np.log(runs.length)])
+    text = runs.length * runs.base_loss if form == "saturating" else runs.length
+    plane = np.column_stack([np.ones(len(runs)), np.log(size), -np.log(text)])
     solve = lambda target: list(np.linalg.lstsq(plane, target, rcond=None)[0])  # noqa: E731
     if form == "logarithmic":
         return [solve(y)]
@@ -291,39 +295,41 @@ def compare_forms(table: pd.DataFrame, forms: Sequence[str]) -> pd.DataFrame:
     return frame.sort_values("held_length")
 
 
-def rank_for(fitted: Fit, length: int, delta_loss: float) -> float:
-    """The rank (not rounded) at which the law promises `delta_loss` on `length` tokens.
+def rank_for(fitted: Fit, length: int, base_loss: float, final_loss: float) -> float:
+    """The rank (not rounded) that brings `length` tokens from `base_loss` to `final_loss`, in nats.
 
     Raises:
-        ValueError: the fit is not of the law, or delta_loss is not above its b: any rank would do.
+        ValueError: the losses are not 0 < final_loss < base_loss; the form has no inverse; or the
+            law's b alone is more than the difference, so that any rank would do.
     """
-    ln_c, alpha, beta, b = _law_values(fitted)
-    _check_above(delta_loss, b)
-    return float(np.exp((np.log(delta_loss - b) - ln_c + beta * np.log(length)) / alpha))
+    ln_c, alpha, beta, size, gain = _inverse(fitted, length, base_loss, final_loss)
+    return float(np.exp((np.log(gain) - ln_c + beta * np.log(size)) / alpha))
 
 
-def length_for(fitted: Fit, r: float, delta_loss: float) -> float:
-    """The number of tokens on which the law promises `delta_loss` to a rank of `r`.
+def length_for(fitted: Fit, r: float, base_loss: float, final_loss: float) -> float:
+    """How many tokens of mean `base_loss` a rank of `r` brings to `final_loss`.
 
     Raises:
         ValueError: as `rank_for`.
     """
-    ln_c, alpha, beta, b = _law_values(fitted)
-    _check_above(delta_loss, b)
-    return float(np.exp((ln_c + alpha * np.log(r) - np.log(delta_loss - b)) / beta))
+    ln_c, alpha, beta, size, gain = _inverse(fitted, 1, base_loss, final_loss)
+    return float(np.exp((ln_c + alpha * np.log(r) - np.log(gain)) / beta) / size)
 
 
-def _law_values(fitted: Fit):
-    if fitted.form == "no offset":
-        return (*fitted.values, 0.0)
-    if fitted.form != "law":
-        raise ValueError(f"the inverse is that of the law; this fit is of {fitted.form!r}")
-    return tuple(fitted.values)
-
-
-def _check_above(delta_loss: float, b: float) -> None:
-    if not delta_loss > max(b, 0):
-        raise ValueError(f"delta_loss is {delta_loss}: want more than {max(b, 0):.3g} nats")
+def _inverse(fitted: Fit, length, base_loss, final_loss):
+    """ln C, α, β, the text's size, and what C · r^α · size^(−β) has to be."""
+    if not 0 < final_loss < base_loss:
+        raise ValueError(
+            f"base_loss is {base_loss}, final_loss {final_loss}: want 0 < final_loss < base_loss"
+        )
+    if fitted.form == "saturating":
+        return *fitted.values, length * base_loss, np.log(base_loss / final_loss)
+    if fitted.form not in ("law", "no offset"):
+        raise ValueError(f"{FORMS[fitted.form].formula} has no inverse here")
+    ln_c, alpha, beta, b = (*fitted.values, 0.0)[:4]
+    if base_loss - final_loss <= b:
+        raise ValueError(f"ΔL of {base_loss - final_loss:.3g} is not above b = {b:.3g}")
+    return ln_c, alpha, beta, length, base_loss - final_loss - b
 
 
 def bits_per_parameter(table: pd.DataFrame) -> pd.Series:

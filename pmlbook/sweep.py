@@ -104,22 +104,29 @@ R100 = (1.0,)
 PRESETS: dict[str, tuple[Preset, ...]] = {
     # seconds: enough to see that everything works
     "smoke": (Preset(DEFAULT, (1, 4), (8, 16), (0,), 20, 26),),
-    # a laptop, a few hours: the book's own grid
+    # a laptop, an hour or two: the book's own grid
     "cpu": (
-        Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192, 256), (0, 1, 2), 240, 20),
+        Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192), (0, 1, 2), 160, 20),
         # the same question at a site with a third of the parameters a rank
         Preset(
-            DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1, 2), 240, 20, R100, "v_proj"
+            DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1, 2), 160, 20, R100, "v_proj"
         ),
         # the budget is a variable of the law: half, twice and four times the steps
-        Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 120, 20),
-        Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 480, 20),
-        Preset(DEFAULT, (1, 2), (64, 128), (0,), 960, 20),
-        # text instead of random tokens, wholly or by half
-        Preset(DEFAULT, (1, 2, 4), (64, 128, 256), (0,), 240, 20, (0.0, 0.5)),
+        Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 80, 20),
+        Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 320, 20),
+        Preset(DEFAULT, (1, 2), (64, 128), (0,), 640, 20),
+        # text instead of random tokens, wholly or by half: more of it fits, so it is longer
+        Preset(DEFAULT, (1, 2), (96, 192, 384), (0,), 160, 20, (0.0, 0.5)),
         Preset(
-            DEFAULT, (), (), (0,), 240, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 2, 4)
+            DEFAULT, (), (), (0,), 160, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 2, 4)
         ),
+    ),
+    # what the book predicts before it looks: lengths, seeds, ranks and mixtures not in "cpu"
+    "sealed": (
+        Preset(DEFAULT, (1, 2, 3), (80,), (3, 4), 160, 20),
+        Preset(DEFAULT, (1, 2, 3), (160,), (3,), 160, 20),
+        Preset(DEFAULT, (2, 5, 8), (256,), (3,), 160, 20),
+        Preset(DEFAULT, (1, 2), (160,), (3,), 160, 20, (0.25, 0.75)),
     ),
     # one T4 or L4, an hour or two
     "colab": (
