@@ -3,8 +3,10 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -55,9 +57,12 @@ def load_table(path) -> tuple[pd.DataFrame, dict]:
     return pd.read_csv(path), json.loads(path.with_suffix(".json").read_text())
 
 
+@cache
 def _commit() -> str | None:
     """The commit that the package was run from, with "+" when files had changed since."""
     git = ["git", "-C", str(Path(__file__).parent)]
+    if shutil.which("git") is None:
+        return None
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if head.returncode:
         return None
@@ -71,3 +76,7 @@ def _processor() -> str:
         return next(x.split(":", 1)[1].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+# Asked once, at import: a long run is of the code that it began with, whatever is committed since.
+_commit()
