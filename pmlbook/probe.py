@@ -2,9 +2,11 @@
 
 LoRA as a probe: base frozen, one adapter on one projection of one layer, rank r the only knob of
 capacity. Two things make a step cheap and change no number. Below the adapter nothing ever
-changes, so those hidden states are computed once. And the head runs on answer positions only.
+changes, so those hidden states are computed once. And the head runs on answer positions only,
+backward on those that the method gives any weight.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from pmlbook.curriculum import share
 from pmlbook.data import IGNORE_INDEX, Memory, check_memories, collate
+from pmlbook.head import HeadPass
 from pmlbook.lora import Adapter, LoRALinear, find_linear, lora_attached
+from pmlbook.memft import EPSILON, AnswerTokens, weighting
 from pmlbook.models import check_layers
 from pmlbook.recall import predicts_answer
 from pmlbook.threshold import is_ordered
@@ -41,7 +46,8 @@ class History:
     """How a memory was written.
 
     Attributes:
-        losses: mean loss (nats) of the batch of each step, before that step's update.
+        losses: mean loss (nats) of the batch of each step, before that step's update; whatever
+            the method, every answer token counts the same in it.
         snapshots: the recorded states, by step; the first is the base model, the last the end.
         seconds: wall time of the training loop, snapshots included.
         lengths: ℓ of each memory, to split `token_losses`.
@@ -84,6 +90,8 @@ def write(
     lr: float = 1e-2,
     batch_size: int | None = None,
     seed: int = 0,
+    method="sft",
+    curriculum: Sequence[int] | None = None,
     record_at: Iterable[int] = (),
     progress: bool = True,
 ) -> History:
@@ -98,6 +106,8 @@ def write(
         target: the linear module of that layer which gets the adapter.
         lora_alpha: see `LoRALinear`; by default r.
         batch_size: memories per step; by default all. The batches are fixed, their order random.
+        method: "sft", "ot", "sw", or a weighting of `memft` with settings of its own.
+        curriculum: epochs at which the share of batches trained on grows (see `curriculum`).
         record_at: steps at which to keep a `Snapshot`, besides the start and the end.
         progress: show a bar.
 
@@ -131,25 +141,30 @@ def write(
             params = [lora.lora_A, lora.lora_B]
             optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: lr_factor(s, steps))
-            losses, snapshots, order = [], [], []
+            weigh = weighting(method)
+            losses, snapshots, order, epoch = [], [], [], 0
             start = time.perf_counter()
             for step in tqdm(range(steps), desc=f"writing, r={r}", disable=not progress):
                 if step in marks:
                     snapshots.append(snap(step))
                 if not order:
-                    order = torch.randperm(len(prefixes), generator=generator).tolist()
-                loss = prefixes[order.pop()].token_losses().mean()
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"loss is {loss.item()} at step {step}: lower lr (now {lr})"
-                    )
+                    part = 1.0 if curriculum is None else share(epoch, curriculum)
+                    count = max(1, round(part * len(prefixes)))
+                    order = torch.randperm(count, generator=generator).tolist()
+                    epoch += 1
+                pass_, tokens = prefixes[order.pop()].head_pass()
+                mean = tokens.losses.mean().item()
+                if not math.isfinite(mean):
+                    raise FloatingPointError(f"loss is {mean} at step {step}: lower lr (now {lr})")
+                weights = weigh(tokens)
+                loss = pass_.weighted_sum(weights / (weights.sum() + EPSILON))
                 # Gradients of the adapter alone: nothing is written into the base's .grad.
                 for parameter, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
                     parameter.grad = grad
                 torch.nn.utils.clip_grad_norm_(params, 1.0)
                 optimizer.step()
                 schedule.step()
-                losses.append(loss.item())
+                losses.append(mean)
             snapshots.append(snap(steps))
             seconds = time.perf_counter() - start
     finally:
@@ -175,6 +190,7 @@ class Prefix:
         self.model = model
         self.predicts = predicts_answer(labels)  # (N, T)
         self.targets = labels[labels != IGNORE_INDEX]  # (answer tokens,)
+        self.sample = (labels != IGNORE_INDEX).nonzero()[:, 0]  # the memory of each answer token
         self.calls = []  # (decoder layer, its keyword arguments)
         hooks = [
             block.register_forward_pre_hook(self._record, with_kwargs=True)
@@ -198,17 +214,26 @@ class Prefix:
             self.hidden = args[0]  # (N, T, d), the input of the adapter's layer
         self.calls.append((block, kwargs))
 
-    def answer_logits(self) -> torch.Tensor:
-        """Logits (answer tokens, V), float32, from the stored hidden states upwards."""
+    def answer_hidden(self) -> torch.Tensor:
+        """What the head gets (answer tokens, d), from the stored hidden states upwards."""
         hidden = self.hidden
         for block, kwargs in self.calls:
             hidden = block(hidden, **kwargs)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-        return self.model.lm_head(self.model.model.norm(hidden[self.predicts])).float()
+        return self.model.model.norm(hidden[self.predicts])
+
+    def answer_logits(self) -> torch.Tensor:
+        """Logits (answer tokens, V), float32."""
+        return self.model.lm_head(self.answer_hidden()).float()
 
     def token_losses(self) -> torch.Tensor:
         """Cross-entropy of each answer token, nats (answer tokens,)."""
         return F.cross_entropy(self.answer_logits(), self.targets, reduction="none")
+
+    def head_pass(self) -> tuple[HeadPass, AnswerTokens]:
+        """The pass that gradients come from, and what a weighting has to know of it."""
+        done = HeadPass(self.answer_hidden(), self.model.lm_head, self.targets)
+        return done, AnswerTokens(done.losses, done.correct, self.sample, self.targets)
 
 
 def probe_layer(model) -> int:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pmlbook.data import Memory, check_memories, collate
 from pmlbook.lora import Adapter, LoRALinear, find_linear
+from pmlbook.memft import EPSILON, weighting
 from pmlbook.probe import Prefix, lr_factor
 
 # A run is over when every token has at least this probability: far inside the ordered phase.
@@ -54,6 +55,7 @@ class Job:
     seed: int
     steps: int
     lr: float = 1e-2
+    method: object = "sft"  # a name or a weighting, see `memft.weighting`
 
 
 @dataclass
@@ -63,9 +65,10 @@ class Run:
     job: Job
     lora: LoRALinear
     optimizer: torch.optim.Optimizer
+    weigh: Callable
     end: int  # the step at which it stops; `stall` may bring it forward
     losses: list[float] = field(default_factory=list)  # mean loss before each update, nats
-    ended: str = ""  # why: "budget", "saturated", "stalled", "failed: …"
+    ended: str = ""  # why: "budget", "saturated", "no active token", "stalled", "failed: …"
     seconds: float = 0.0  # its share of the wall time of the steps that it took part in
 
     def adapter(self, layer: int, target: str) -> Adapter:
@@ -86,9 +89,10 @@ def write_stacked(
 ) -> Iterator[Run]:
     """Write each job's memory with its own adapter, `slots` at a time; yield runs as they end.
 
-    A run ends with its budget of steps; with `end_early` also when it is saturated (every token at
-    p > 0.9), and its decay starts early when it has stopped moving. Its place is taken by the next
-    job. A run whose loss is no longer a number ends as "failed", and the others go on.
+    A run ends with its budget of steps. With `end_early` it also ends when it is saturated (every
+    token at p > 0.9) or its method gives no token any weight; and when it has stopped moving, its
+    decay starts at once. Its place is taken by the next job. A run whose loss is no longer a
+    number ends as "failed", and the others go on.
 
     Args:
         on_step: called after every step with the number of runs in it, to show progress.
@@ -130,35 +134,40 @@ def _start(job: Job, base: nn.Linear, config) -> Run:
     check_memories([job.memory], config)
     lora = LoRALinear(base, job.r, generator=torch.Generator().manual_seed(job.seed))
     optimizer = torch.optim.AdamW([lora.lora_A, lora.lora_B], lr=job.lr, weight_decay=0.0)
-    return Run(job, lora, optimizer, end=job.steps)
+    return Run(job, lora, optimizer, weighting(job.method), end=job.steps)
 
 
 def _step(prefix: Prefix, running: list[Run], end_early: bool) -> None:
     """One step of every run: a shared forward and backward, then each on its own."""
     start = time.perf_counter()
-    token_losses = prefix.token_losses().split([run.job.memory.length for run in running])
-    means = [losses.mean() for losses in token_losses]
-    params = [(run.lora.lora_A, run.lora.lora_B) for run in running]
-    finite = [mean for mean in means if torch.isfinite(mean)]
-    flat = [parameter for pair in params for parameter in pair]
-    grads = torch.autograd.grad(sum(finite), flat) if finite else [None] * len(flat)
+    done, tokens = prefix.head_pass()
+    coefficients = torch.zeros_like(tokens.losses)
     for i, run in enumerate(running):
-        loss = means[i].item()
-        step = len(run.losses)
-        if not torch.isfinite(means[i]):
-            run.ended = f"failed: loss is {loss} at step {step}"
+        mine = tokens.sample == i
+        loss, worst = tokens.losses[mine].mean().item(), tokens.losses[mine].max().item()
+        if not math.isfinite(loss):
+            run.ended = f"failed: loss is {loss} at step {len(run.losses)}"
             continue
-        if end_early and token_losses[i].max() < -math.log(SATURATED_P):
+        run.losses.append(loss)
+        if end_early and worst < -math.log(SATURATED_P):
             run.ended = "saturated"
-            run.losses.append(loss)
             continue
+        weights = run.weigh(tokens.of(i))
+        if end_early and not weights.any():
+            run.ended = "no active token"
+            continue
+        coefficients[mine] = weights / (weights.sum() + EPSILON)
+    going = [run for run in running if not run.ended]
+    params = [(run.lora.lora_A, run.lora.lora_B) for run in going]
+    flat = [parameter for pair in params for parameter in pair]
+    grads = torch.autograd.grad(done.weighted_sum(coefficients), flat) if flat else []
+    for i, run in enumerate(going):
         for parameter, grad in zip(params[i], grads[2 * i : 2 * i + 2], strict=True):
             parameter.grad = grad
         nn.utils.clip_grad_norm_(params[i], 1.0)
         for group in run.optimizer.param_groups:
-            group["lr"] = run.job.lr * lr_factor(step, run.end)
+            group["lr"] = run.job.lr * lr_factor(len(run.losses) - 1, run.end)
         run.optimizer.step()
-        run.losses.append(loss)
         if end_early and _stalled(run):
             run.end = round(len(run.losses) / 0.7)  # the decay, the last 30 %, begins now
         if len(run.losses) == run.end:

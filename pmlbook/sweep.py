@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -28,10 +29,12 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from pmlbook.benchmarks import sized_phonebook, stress_memory
 from pmlbook.cost import describe
+from pmlbook.curriculum import epochs_for
 from pmlbook.lora import lora_parameters
 from pmlbook.models import DEFAULT, load_model
 from pmlbook.probe import write
@@ -153,49 +156,57 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class How:
+    """How the cells are run; their results do not depend on it, but for rounding and early ends."""
+
+    slots: int = 8  # runs of one length in a batch (see `stacked`)
+    end_early: bool = True  # see `stacked.write_stacked`
+    book_batch: int = 16  # entries of a phone book a step
+    text: str | None = None  # the stress test's text, when ours is too short
+
+
 def run_sweep(
     cells: Sequence[Cell],
     folder: Path,
+    how: How = How(),
     *,
-    slots: int = 8,
     backend: str | None = None,
     n_jobs: int = 1,
-    text: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Make every run that `folder` does not hold yet, and return the table of all of `cells`.
 
     A run that fails (no memory left, loss not a number, process killed) is a row with its `error`.
+    To try it again, delete its file.
 
     Args:
-        slots: how many runs of one length train together (see `stacked`).
         backend: a joblib backend, such as "loky", "ray", "dask"; None: this process.
         n_jobs: how many groups of runs at once, with a backend.
-        text: the stress test's text, when ours is too short.
 
     Raises:
         RuntimeError: the workers of `backend` were lost `ROUNDS` times without finishing a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    groups = _groups(_missing(cells, folder), slots)
+    groups = _groups(_missing(cells, folder), how.slots)
     total = sum(map(_work, itertools.chain.from_iterable(groups)))
     with tqdm(total=total, desc="tokens to train on", unit="Mtok", disable=not progress) as bar:
         if backend is None:
             for group in groups:
-                run_group(group, folder, slots, text)
+                run_group(group, folder, how)
                 bar.update(sum(map(_work, group)))
         else:
             with _progress(bar, groups, folder):
-                _in_workers(cells, folder, slots, text, backend, n_jobs)
+                _in_workers(cells, folder, how, backend, n_jobs)
     return load_rows(cells, folder)
 
 
-def _in_workers(cells, folder, slots, text, backend, n_jobs) -> None:
+def _in_workers(cells, folder, how, backend, n_jobs) -> None:
     """Give all groups to the workers; what is lost with a worker is given out again."""
     fruitless = 0
     while missing := _missing(cells, folder):
         task = joblib.delayed(run_group_safely)
-        tasks = [task(group, folder, slots, text) for group in _groups(missing, slots)]
+        tasks = [task(group, folder, how) for group in _groups(missing, how.slots)]
         try:
             with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
                 joblib.Parallel()(tasks)
@@ -206,22 +217,22 @@ def _in_workers(cells, folder, slots, text, backend, n_jobs) -> None:
                 raise RuntimeError(f"{ROUNDS} rounds of {backend} finished no run") from error
 
 
-def run_group_safely(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
+def run_group_safely(cells: Sequence[Cell], folder: Path, how: How) -> None:
     """`run_group` in a process of its own, so that no cell can bring down its worker.
 
     If that process dies, its cells get one each; a cell that kills even that one is a failed row.
     """
-    if _child(cells, folder, slots, text) == 0:
+    if _child(cells, folder, how) == 0:
         return
     for cell in _missing(cells, folder):
-        if code := _child([cell], folder, slots, text):
+        if code := _child([cell], folder, how):
             _save_row(cell, folder, {"error": f"its process ended with exit code {code}"})
 
 
-def _child(cells, folder, slots, text) -> int:
+def _child(cells, folder, how) -> int:
     """The exit code of a new Python process that runs these cells."""
     code = "from pmlbook.sweep import _child_main; _child_main()"
-    task = pickle.dumps((os.getpid(), list(cells), Path(folder).resolve(), slots, text))
+    task = pickle.dumps((os.getpid(), list(cells), Path(folder).resolve(), how))
     return subprocess.run([sys.executable, "-c", code], input=task).returncode
 
 
@@ -237,51 +248,71 @@ def _child_main() -> None:
     run_group(*task)
 
 
-def run_group(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
+def run_group(cells: Sequence[Cell], folder: Path, how: How) -> None:
     """Write the memories of one group of cells, and leave one JSON file for each."""
     cells = _missing(cells, folder)
     if cells:
-        _run_cells(cells, folder, slots, text)
+        _run_cells(cells, folder, how)
 
 
 def _missing(cells: Iterable[Cell], folder: Path) -> list[Cell]:
     return [cell for cell in cells if not (folder / f"{cell.key}.json").exists()]
 
 
-def _run_cells(cells: Sequence[Cell], folder: Path, slots: int, text: str | None) -> None:
+def _run_cells(cells: Sequence[Cell], folder: Path, how: How) -> None:
+    """Save a row for every cell; a group that fails as a whole is tried again cell by cell."""
     try:
         model, tokenizer = _model(cells[0].model)
         if cells[0].kind == "phonebook":
             for cell in cells:
-                _save_row(cell, folder, _phonebook_row(model, tokenizer, cell))
-            return
-        jobs = [
-            Job(cell, stress_memory(tokenizer, cell.length, cell.ratio, cell.seed, text), cell.r,
-                cell.seed, cell.steps, cell.lr)
-            for cell in cells
-        ]  # fmt: skip
-        site = {"layer": cells[0].layer, "target": cells[0].target}
-        for run in write_stacked(model, jobs, slots=slots, **site):
-            cell = run.job.name
-            if run.ended.startswith("failed"):
-                _save_row(cell, folder, {"error": run.ended, "seconds": run.seconds})
-                continue
-            records = recall_all(model, tokenizer, [run.job.memory], run.adapter(**site))
-            row = _row(model, cell, records, run.losses[0], run.seconds)
-            row |= {"steps_done": len(run.losses), "ended": run.ended, "losses": run.losses}
-            _save_row(cell, folder, row)
+                _save_row(cell, folder, _phonebook_row(model, tokenizer, cell, how.book_batch))
+        else:
+            _stress_rows(model, tokenizer, cells, folder, how)
     except (RuntimeError, ValueError, FloatingPointError) as error:  # out of memory is the first
-        for cell in cells:
-            if not (folder / f"{cell.key}.json").exists():
-                _save_row(cell, folder, {"error": f"{type(error).__name__}: {error}"[:500]})
+        problem = f"{type(error).__name__}: {error}"[:500]
+        error.__traceback__ = None  # its frames hold the tensors that there was no room for
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        missing = _missing(cells, folder)
+        for cell in missing:
+            if len(cells) > 1:
+                _run_cells([cell], folder, how)
+            else:
+                _save_row(cell, folder, {"error": problem})
 
 
-def _phonebook_row(model, tokenizer, cell: Cell) -> dict:
-    """A phone book is written by the plain probe, in fixed batches of 16 entries."""
+def _stress_rows(model, tokenizer, cells, folder, how: How) -> None:
+    """Runs of one length and site train together; each is saved as it ends."""
+    jobs = [
+        Job(cell, stress_memory(tokenizer, cell.length, cell.ratio, cell.seed, how.text), cell.r,
+            cell.seed, cell.steps, cell.lr, cell.method)
+        for cell in cells
+    ]  # fmt: skip
+    site = {"layer": cells[0].layer, "target": cells[0].target}
+    for run in write_stacked(model, jobs, slots=how.slots, end_early=how.end_early, **site):
+        cell = run.job.name
+        if run.ended.startswith("failed"):
+            _save_row(cell, folder, {"error": run.ended, "seconds": run.seconds})
+            continue
+        records = recall_all(model, tokenizer, [run.job.memory], run.adapter(**site))
+        row = _row(model, cell, records, run.losses[0], run.seconds)
+        row |= {"steps_done": len(run.losses), "ended": run.ended, "losses": run.losses}
+        _save_row(cell, folder, row)
+
+
+def _phonebook_row(model, tokenizer, cell: Cell, batch_size: int) -> dict:
+    """A phone book is written by the plain probe, in fixed batches.
+
+    Across its batches SW is what the paper makes of it: OT's weights, and the temporal curriculum.
+    """
     memories = sized_phonebook(tokenizer, cell.length, cell.seed)
+    batches = math.ceil(len(memories) / batch_size)
+    method = {"method": cell.method}
+    if cell.method == "sw":
+        method = {"method": "ot", "curriculum": epochs_for(cell.steps, batches)}
     history = write(
         model, memories, cell.r, layer=cell.layer, target=cell.target, steps=cell.steps,
-        lr=cell.lr, batch_size=16, seed=cell.seed, progress=False,
+        lr=cell.lr, batch_size=batch_size, seed=cell.seed, progress=False, **method,
     )  # fmt: skip
     records = recall_all(model, tokenizer, memories, history.adapter)
     row = _row(model, cell, records, history.base_loss, history.seconds)
@@ -424,10 +455,9 @@ def main() -> None:
     table = run_sweep(
         cells,
         options.out or Path(f"sweep-{options.preset}"),
-        slots=options.slots,
+        How(slots=options.slots, text=options.text and options.text.read_text()),
         backend=options.backend,
         n_jobs=options.n_jobs,
-        text=options.text and options.text.read_text(),
     )
     if client is not None:
         client.close()
