@@ -112,14 +112,14 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192), (0, 1, 2), 160, 20),
         # the same question at a site with a third of the parameters a rank
         Preset(
-            DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1, 2), 160, 20, R100, "v_proj"
+            DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1), 160, 20, R100, "v_proj"
         ),
-        # the budget is a variable of the law: half, twice and four times the steps
+        # the budget is a variable of the law: half and twice the steps
         Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 80, 20),
         Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 320, 20),
-        Preset(DEFAULT, (1, 2), (64, 128), (0,), 640, 20),
         # text instead of random tokens, wholly or by half: more of it fits, so it is longer
-        Preset(DEFAULT, (1, 2), (96, 192, 384), (0,), 160, 20, (0.0, 0.5)),
+        Preset(DEFAULT, (1, 2), (192, 384), (0,), 160, 20, (0.0,)),
+        Preset(DEFAULT, (1, 2), (96, 192), (0,), 160, 20, (0.5,)),
         Preset(
             DEFAULT, (), (), (0,), 160, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 2, 4)
         ),
