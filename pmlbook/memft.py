@@ -6,7 +6,8 @@ Plain fine-tuning (SFT) has w = 1. OT keeps the tokens below the threshold, p <=
 the tokens around the first greedy error of each answer, since all behind it is lost anyway.
 """
 
-from collections.abc import Hashable, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,10 +47,13 @@ class AnswerTokens:
             self.losses[mine], self.correct[mine], self.sample[mine] * 0, self.targets[mine]
         )
 
-    def keys(self) -> list[Hashable]:
-        """A name for each answer, the same whenever it comes by: its tokens."""
+    def keys(self) -> list[str]:
+        """A name for each answer, the same whenever it comes by: a digest of its tokens."""
         counts = torch.bincount(self.sample, minlength=self.samples).tolist()
-        return [tuple(part.tolist()) for part in self.targets.split(counts)]
+        parts = self.targets.cpu().split(counts)
+        return [
+            hashlib.blake2b(part.numpy().tobytes(), digest_size=12).hexdigest() for part in parts
+        ]
 
 
 def answer_tokens(logits, labels, position_ids=None) -> AnswerTokens:
@@ -145,7 +149,7 @@ class SW:
     patience: int = 3  # steps
     most: float = 4.0
     # answer -> (its last anchor, how many steps it has stood still)
-    still: dict[Hashable, tuple[float, int]] = field(default_factory=dict, repr=False)
+    still: dict[str, tuple[float, int]] = field(default_factory=dict, repr=False)
 
     def __call__(self, tokens: AnswerTokens) -> torch.Tensor:
         """Weights (M,). Each call is one training step of the answers in `tokens`."""
@@ -161,7 +165,7 @@ class SW:
         far = torch.where(behind <= window[sample], near, self.floor)
         return torch.where(behind < 0, 1.0, far)
 
-    def windows(self, keys: Sequence[Hashable], anchor: torch.Tensor) -> torch.Tensor:
+    def windows(self, keys: Sequence[str], anchor: torch.Tensor) -> torch.Tensor:
         """The window of each answer (S,) in tokens; remembers how long its anchor has stood."""
         sizes = []
         for key, place in zip(keys, anchor.tolist(), strict=True):
@@ -173,12 +177,12 @@ class SW:
         return torch.tensor(sizes, device=anchor.device)
 
     def state_dict(self) -> dict:
-        """What a resumed training has to know (plain lists and numbers)."""
-        return {"still": [[list(key), *state] for key, state in self.still.items()]}
+        """What a resumed training has to know, ready for JSON."""
+        return {"still": {key: list(state) for key, state in self.still.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a `state_dict`."""
-        self.still = {tuple(key): (place, count) for key, place, count in state["still"]}
+        self.still = {key: tuple(value) for key, value in state["still"].items()}
 
 
 METHODS = {"sft": SFT, "ot": OT, "sw": SW}

@@ -1,5 +1,6 @@
 """MemFT against its equations: loops, hand-worked numbers, gradients, padding, packing."""
 
+import json
 import math
 
 import pytest
@@ -154,7 +155,8 @@ def test_each_answer_has_its_own_anchor_and_places():
     assert places(tokens.sample).tolist() == [0, 1, 2, 0, 1]
     assert anchors(tokens).tolist() == [1, math.inf]
     assert torch.equal(tokens.of(1).losses, tokens.losses[3:])
-    assert tokens.keys() == [(0, 1, 2), (3, 4)]
+    first, second = tokens.keys()
+    assert first != second and tokens.of(0).keys() == [first] and tokens.of(1).keys() == [second]
 
 
 def test_a_stuck_window_grows_and_shrinks_again_when_the_anchor_moves():
@@ -173,7 +175,7 @@ def test_patience_is_the_answers_own_and_survives_a_restart():
         first(a)
     first(b)
     again = SW(patience=1)
-    again.load_state_dict(first.state_dict())
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
     for tokens in (a, b, a):
         torch.testing.assert_close(first(tokens), again(tokens))
     assert first.still == again.still

@@ -1,0 +1,107 @@
+"""MemFT in transformers' Trainer (chapter: MemFT; paper Eq. 8).
+
+    Trainer(model, args, train_dataset=data, compute_loss_func=MemFTLoss("ot"))
+    MemFTTrainer(model, args, train_dataset=data, method="ot")
+
+Eq. 8 divides by Σ w of the *whole step*, all its micro-batches and all processes together. A loss
+function sees one micro-batch at a time, so the first form is for steps of one micro-batch on
+one process, and says so otherwise. The second is exact in every case.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from pmlbook.memft import EPSILON, SFT, answer_tokens, weighting
+
+STATE_FILE = "memft.json"
+
+
+class MemFTLoss:
+    """Eq. 8 as a `compute_loss_func`. An unbroken run of labels counts as one answer.
+
+    Args:
+        method: "sft", "ot", "sw", or a weighting of `memft` with settings of its own.
+
+    Raises:
+        ValueError: the method is unknown; or, when called, the step has labels elsewhere too
+            (gradient accumulation, several processes): Σ w is not known then.
+    """
+
+    def __init__(self, method="ot"):
+        self.weigh = weighting(method)
+
+    def __call__(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
+        """The loss of one batch; `outputs.logits` is (N, T, V), `labels` (N, T)."""
+        tokens = answer_tokens(outputs.logits, labels)
+        if num_items_in_batch is not None and num_items_in_batch > (labels != -100).sum():
+            raise ValueError(
+                f"this batch has {len(tokens.losses)} labels of {int(num_items_in_batch)} in the "
+                "step: with gradient accumulation or several processes take MemFTTrainer, which "
+                "knows Σ w of the whole step"
+            )
+        weights = self.weigh(tokens)
+        return (weights * tokens.losses).sum() / (weights.sum() + EPSILON)
+
+
+class MemFTTrainer(Trainer):
+    """Trainer with the loss of Eq. 8, Σ w taken over the whole step.
+
+    How: after k micro-batches the gradients are those of Σ w L / S_k, with S_k the weights so far.
+    The next one brings its own weights, so what is there is first brought from 1/S_k to 1/S_(k+1).
+    In evaluation the loss is the plain mean, whatever the method, so that methods compare.
+
+    Packed rows: give `position_ids`, and no attention_mask. A checkpoint holds the weighting's
+    state; resuming takes it up again.
+    """
+
+    loss_is_scaled_for_ga = True  # read by transformers from 5.21 on; before, compute_loss_func is
+
+    def __init__(self, *args, method="ot", **kwargs):
+        super().__init__(*args, compute_loss_func=MemFTLoss(method), **kwargs)
+        self.weigh = self.compute_loss_func.weigh
+        self._step, self._sum = None, 0.0
+        self.add_callback(_KeepState(self.weigh))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """See `Trainer.compute_loss`."""
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        outputs = model(**inputs, use_cache=False)  # with a cache, packed samples see each other
+        tokens = answer_tokens(outputs.logits, labels, inputs.get("position_ids"))
+        if not model.training:
+            weights = SFT()(tokens)
+            loss = (weights * tokens.losses).sum() / (weights.sum() + EPSILON)
+            return (loss, outputs) if return_outputs else loss
+        weights = self.weigh(tokens)
+        total = self.accelerator.reduce(weights.sum().detach(), "sum")
+        if self._step != self.state.global_step:  # the first micro-batch of a step
+            self._step, self._sum = self.state.global_step, 0.0
+        before, self._sum = self._sum, self._sum + total
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_((before + EPSILON) / (self._sum + EPSILON))
+        loss = (weights * tokens.losses).sum() / (self._sum + EPSILON)
+        loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, outputs) if return_outputs else loss
+
+
+class _KeepState(TrainerCallback):
+    """Write the weighting's state beside each checkpoint, and read it when one is resumed."""
+
+    def __init__(self, weigh):
+        self.weigh = weigh
+
+    def _path(self, args, state) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE
+
+    def on_save(self, args, state, control, **kwargs):
+        if hasattr(self.weigh, "state_dict") and state.is_world_process_zero:
+            self._path(args, state).write_text(json.dumps(self.weigh.state_dict()))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        path = self._path(args, state)
+        if hasattr(self.weigh, "load_state_dict") and path.exists():
+            self.weigh.load_state_dict(json.loads(path.read_text()))
