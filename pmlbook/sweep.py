@@ -110,6 +110,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     # a laptop, an hour or two: the book's own grid
     "cpu": (
         Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192), (0, 1, 2), 160, 20),
+        Preset(DEFAULT, (1, 2, 3), (144,), (0, 1, 2), 160, 20),
         # the same question at a site with a third of the parameters a rank
         Preset(
             DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1), 160, 20, R100, "v_proj"
