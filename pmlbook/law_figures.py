@@ -18,7 +18,8 @@ NATS = "(nats per token)"
 def shades(values) -> dict:
     """A colour for each of the ordered `values`, from light to dark, safe for colour blindness."""
     values = sorted(set(values))
-    return dict(zip(values, plt.cm.cividis_r(np.linspace(0.15, 1, len(values))), strict=True))
+    colors = map(tuple, plt.cm.cividis_r(np.linspace(0.15, 1, len(values))))
+    return dict(zip(values, colors, strict=True))
 
 
 def fig_law(table: pd.DataFrame, fitted: Fit, axes=None):
@@ -90,7 +91,8 @@ def fig_residuals(fitted: Fit, ax=None):
     ax.imshow(cells, cmap="PuOr", norm=Normalize(-top, top), aspect="auto")
     for (i, j), value in np.ndenumerate(cells.to_numpy()):
         if np.isfinite(value):
-            ax.text(j, i, f"{value:+.2f}", ha="center", va="center", color=INK, fontsize=9)
+            color = "white" if abs(value) > 0.65 * top else INK
+            ax.text(j, i, f"{value:+.2f}", ha="center", va="center", color=color, fontsize=9)
     ax.set_xticks(range(len(cells.columns)), cells.columns)
     ax.set_yticks(range(len(cells.index)), cells.index)
     ax.set(xlabel="length ℓ (tokens)", ylabel="rank r")
@@ -130,18 +132,19 @@ def fig_bits(sites: dict[str, pd.DataFrame], ax=None):
     top = 0.0
     for (name, table), color, marker in zip(sites.items(), (BLUE, VERMILLION), "oD", strict=False):
         asked = table.base_loss * table.length / (table.parameters * np.log(2))
+        learnt = bits_per_parameter(table)
         ax.plot(
-            asked, bits_per_parameter(table), marker, color=color, alpha=0.7, markeredgewidth=0,
+            asked, learnt, marker, color=color, alpha=0.7, markeredgewidth=0,
             label=name,
         )  # fmt: skip
-        top = max(top, asked.max())
-    line = np.linspace(0, min(top, 1.6), 2)
+        top = max(top, 1.15 * learnt.max())
+    line = np.array([0, top])
     ax.plot(line, line, color=GREY, linestyle=":", linewidth=1.3)
-    label = {"xytext": (4, -2), "textcoords": "offset points", "color": GREY}
+    label = {"xytext": (6, -8), "textcoords": "offset points", "color": GREY}
     ax.annotate("all there is to learn", line[[1, 1]], **label)
     ax.set(
         xlabel="bits in the text, per trained parameter",
-        ylabel="bits learnt, per trained parameter", xlim=(0, None), ylim=(0, None),
+        ylabel="bits learnt, per trained parameter", xlim=(0, None), ylim=(0, top),
     )  # fmt: skip
     ax.legend(loc="lower right")
     return ax
