@@ -7,12 +7,15 @@ One module, one idea, in the order of the book's argument (each imports only fro
 - `lora`: the low-rank update, by hand and by peft.
 - `threshold`: the p > 1/2 argument and what a mean loss can promise.
 - `recall`: what a model recites, token by token.
+- `head`: the output layer, with a gradient only where it is wanted.
+- `memft`: which tokens the gradient is spent on; `curriculum`: which samples.
 - `probe`: write memories into one adapter and keep the whole history.
 - `stacked`: many memories in one batch, each as if it were alone.
 - `benchmarks`: the paper's two tests, for any tokenizer.
 - `cost`, `sweep`: every rank, length and seed, one tidy table.
 - `law`: fit the table, doubt the fit, predict with it.
-- `figures`: the book's pictures; they draw, they do not compute.
+- `trainers`: MemFT in transformers' Trainer.
+- `figures`, `law_figures`: the book's pictures; they draw, they do not compute.
 """
 
 __version__ = "0.1.0"
