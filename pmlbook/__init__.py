@@ -14,7 +14,7 @@ One module, one idea, in the order of the book's argument (each imports only fro
 - `benchmarks`: the paper's two tests, for any tokenizer.
 - `cost`, `sweep`: every rank, length and seed, one tidy table.
 - `law`: fit the table, doubt the fit, predict with it.
-- `trainers`: MemFT in transformers' Trainer.
+- `trainers`, `trl_trainer`: MemFT in transformers' Trainer, in TRL's SFTTrainer.
 - `figures`, `law_figures`: the book's pictures; they draw, they do not compute.
 """
 

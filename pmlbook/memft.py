@@ -56,12 +56,28 @@ class AnswerTokens:
         ]
 
 
+def scored_positions(labels, position_ids=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which labels are predicted, and of which answer each is: mask (N, T−1), numbers (M,).
+
+    Column t of the mask is the label at t + 1, predicted from position t. An unbroken run of labels
+    is one answer. In packed rows `position_ids` (N, T) start again at each sample: answers end
+    there too, and no token counts as predicted from the sample before it.
+    """
+    scored = labels != IGNORE_INDEX
+    scored[:, 0] = False  # nothing predicts a row's first token
+    if position_ids is not None:
+        position_ids = position_ids.expand_as(labels)
+        scored[:, 1:] &= position_ids[:, 1:] == position_ids[:, :-1] + 1
+    begins = scored[:, 1:] & ~scored[:, :-1]
+    scored = scored[:, 1:]
+    return scored, begins[scored].cumsum(0) - 1
+
+
 def answer_tokens(logits, labels, position_ids=None) -> AnswerTokens:
     """The answer tokens of a batch: `logits` (N, T, V), `labels` (N, T) with −100 elsewhere.
 
-    Labels stand under their own token, as in transformers; the shift by one is made here. An
-    unbroken run of labels is one answer. In packed rows `position_ids` (N, T) start again at each
-    sample: answers end there too, and no token is predicted from the sample before it.
+    Labels stand under their own token, as in transformers; the shift by one is made here. For
+    what counts as one answer, and for packed rows, see `scored_positions`.
 
     Raises:
         ValueError: the shapes do not agree.
@@ -71,19 +87,13 @@ def answer_tokens(logits, labels, position_ids=None) -> AnswerTokens:
             f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}: "
             "want (N, T, V) and (N, T)"
         )
-    scored = labels != IGNORE_INDEX
-    scored[:, 0] = False  # nothing predicts a row's first token
-    if position_ids is not None:
-        position_ids = position_ids.expand_as(labels)
-        scored[:, 1:] &= position_ids[:, 1:] == position_ids[:, :-1] + 1
-    begins = scored[:, 1:] & ~scored[:, :-1]
-    scored = scored[:, 1:]
+    scored, sample = scored_positions(labels, position_ids)
     targets = labels[:, 1:][scored]
     flat = logits[:, :-1][scored].float()  # (M, V)
     return AnswerTokens(
         losses=F.cross_entropy(flat, targets, reduction="none"),
         correct=flat.argmax(-1) == targets,
-        sample=begins[scored].cumsum(0) - 1,
+        sample=sample,
         targets=targets,
     )
 

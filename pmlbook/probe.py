@@ -1,4 +1,4 @@
-"""Write memories into one adapter, and keep the whole history (chapters: Exact memory, The memory law).
+"""Write memories into one adapter, and keep the history (chapters: Exact memory, The memory law).
 
 LoRA as a probe: base frozen, one adapter on one projection of one layer, rank r the only knob of
 capacity. Two things make a step cheap and change no number. Below the adapter nothing ever

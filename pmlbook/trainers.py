@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerCallback
 
-from pmlbook.memft import EPSILON, SFT, answer_tokens, weighting
+from pmlbook.memft import EPSILON, answer_tokens, weighting
 
 STATE_FILE = "memft.json"
 
@@ -46,8 +46,8 @@ class MemFTLoss:
         return (weights * tokens.losses).sum() / (weights.sum() + EPSILON)
 
 
-class MemFTTrainer(Trainer):
-    """Trainer with the loss of Eq. 8, Σ w taken over the whole step.
+class WholeStep:
+    """Eq. 8 with Σ w taken over the whole step: a mixin for Trainer and its kin.
 
     How: after k micro-batches the gradients are those of Σ w L / S_k, with S_k the weights so far.
     The next one brings its own weights, so what is there is first brought from 1/S_k to 1/S_(k+1).
@@ -60,21 +60,26 @@ class MemFTTrainer(Trainer):
     loss_is_scaled_for_ga = True  # read by transformers from 5.21 on; before, compute_loss_func is
 
     def __init__(self, *args, method="ot", **kwargs):
-        super().__init__(*args, compute_loss_func=MemFTLoss(method), **kwargs)
-        self.weigh = self.compute_loss_func.weigh
+        self.weigh = weighting(method)
+        super().__init__(*args, **kwargs)
         self._step, self._sum = None, 0.0
         self.add_callback(_KeepState(self.weigh))
 
+    def answers(self, model, inputs):
+        """Run the model: its `AnswerTokens`, and its outputs."""
+        raise NotImplementedError
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """See `Trainer.compute_loss`."""
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs, use_cache=False)  # with a cache, packed samples see each other
-        tokens = answer_tokens(outputs.logits, labels, inputs.get("position_ids"))
-        if not model.training:
-            weights = SFT()(tokens)
-            loss = (weights * tokens.losses).sum() / (weights.sum() + EPSILON)
-            return (loss, outputs) if return_outputs else loss
+        tokens, outputs = self.answers(model, dict(inputs))
+        if model.training:
+            loss = self._share(model, tokens)
+        else:
+            loss = tokens.losses.sum() / max(1, len(tokens.losses))
+        return (loss, outputs) if return_outputs else loss
+
+    def _share(self, model, tokens) -> torch.Tensor:
+        """This micro-batch's part of the step's loss; the parts before it are brought in line."""
         weights = self.weigh(tokens)
         total = self.accelerator.reduce(weights.sum().detach(), "sum")
         if self._step != self.state.global_step:  # the first micro-batch of a step
@@ -83,9 +88,24 @@ class MemFTTrainer(Trainer):
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_((before + EPSILON) / (self._sum + EPSILON))
-        loss = (weights * tokens.losses).sum() / (self._sum + EPSILON)
-        loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        return (loss, outputs) if return_outputs else loss
+        # Gradients are averaged over processes, and want to be summed.
+        parts = self.accelerator.num_processes
+        return parts * (weights * tokens.losses).sum() / (self._sum + EPSILON)
+
+
+class MemFTTrainer(WholeStep, Trainer):
+    """transformers' Trainer with the loss of Eq. 8, however a step is cut (see `WholeStep`)."""
+
+    def __init__(self, *args, method="ot", **kwargs):
+        # Not called; before 5.21 its presence tells Trainer that the loss needs no more scaling.
+        scaled = MemFTLoss(method)
+        super().__init__(*args, method=method, compute_loss_func=scaled, **kwargs)
+
+    def answers(self, model, inputs):
+        """From whole logits. No cache: with one, packed samples would see each other."""
+        labels = inputs.pop("labels")
+        outputs = model(**inputs, use_cache=False)
+        return answer_tokens(outputs.logits, labels, inputs.get("position_ids")), outputs
 
 
 class _KeepState(TrainerCallback):
