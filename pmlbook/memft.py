@@ -7,8 +7,10 @@ the tokens around the first greedy error of each answer, since all behind it is 
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -196,16 +198,29 @@ class SW:
 
 
 METHODS = {"sft": SFT, "ot": OT, "sw": SW}
+# SW taken apart: its soft gate without the window, and its window behind OT's hard gate.
+PARTS = {
+    "soft-gate": partial(SW, tau=math.inf, window=10**9),
+    "hard-window": partial(SW, kappa=1e9),
+}
 
 
 def weighting(method):
     """A fresh weighting of that name; or the weighting itself, if one is given.
 
+    Names: "sft", "ot", "sw"; "ot:0.7" is OT with its threshold at p = 0.7; and those of `PARTS`.
+
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a threshold that is no probability between 0 and 1.
     """
     if callable(method):
         return method
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: want one of {', '.join(METHODS)}")
-    return METHODS[method]()
+    name, colon, p = method.partition(":")
+    known = METHODS | PARTS
+    if name not in known or (colon and name != "ot"):
+        raise ValueError(f"unknown method {method!r}: want one of {', '.join(known)}, ot:0.7")
+    if not colon:
+        return known[name]()
+    if not 0 < float(p) < 1:
+        raise ValueError(f"threshold of {method!r}: want a probability between 0 and 1")
+    return OT(threshold=-math.log(float(p)))

@@ -264,6 +264,24 @@ def test_bad_input():
         answer_tokens(torch.zeros(2, 3), torch.zeros(2, 3).long())
     with pytest.raises(ValueError, match="unknown method 'dpo': want one of sft, ot, sw"):
         weighting("dpo")
+    with pytest.raises(ValueError, match="unknown method 'sft:0.7'"):
+        weighting("sft:0.7")
+    with pytest.raises(ValueError, match="threshold of 'ot:1.5': want a probability"):
+        weighting("ot:1.5")
+
+
+def test_a_threshold_in_the_name_is_a_probability():
+    assert weighting("ot:0.7").threshold == pytest.approx(-math.log(0.7))
+    assert weighting("ot:0.5") == OT()
+
+
+def test_the_parts_of_sw():
+    """Loss 0.2, 1, 2, first error in the middle: gate alone, and window behind a hard gate."""
+    tokens = tokens_of([0.2, 1.0, 2.0], [True, False, True])
+    gate = torch.sigmoid(10 * (tokens.losses - L_CRIT))
+    torch.testing.assert_close(weighting("soft-gate")(tokens), gate)
+    hard = weighting("hard-window")(tokens).tolist()
+    assert hard == pytest.approx([0, 1, math.exp(-1 / 20)])
 
 
 @pytest.mark.parametrize("method", [*METHODS])
