@@ -264,9 +264,9 @@ def test_bad_input():
         answer_tokens(torch.zeros(2, 3), torch.zeros(2, 3).long())
     with pytest.raises(ValueError, match="unknown method 'dpo': want one of sft, ot, sw"):
         weighting("dpo")
-    with pytest.raises(ValueError, match="unknown method 'sft:0.7'"):
+    with pytest.raises(ValueError, match=r"unknown method .sft:0\.7"):
         weighting("sft:0.7")
-    with pytest.raises(ValueError, match="threshold of 'ot:1.5': want a probability"):
+    with pytest.raises(ValueError, match=r"threshold of .ot:1\.5.: want a probability"):
         weighting("ot:1.5")
 
 
