@@ -112,9 +112,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192), (0, 1, 2), 160, 20),
         Preset(DEFAULT, (1, 2, 3), (144,), (0, 1, 2), 160, 20),
         # the same question at a site with a third of the parameters a rank
-        Preset(
-            DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0, 1), 160, 20, R100, "v_proj"
-        ),
+        Preset(DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0,), 160, 20, R100, "v_proj"),
         # the budget is a variable of the law: half and twice the steps
         Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 80, 20),
         Preset(DEFAULT, (1, 2, 3), (64, 96, 128, 192), (0,), 320, 20),
@@ -122,7 +120,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         Preset(DEFAULT, (1, 2), (192, 384), (0,), 160, 20, (0.0,)),
         Preset(DEFAULT, (1, 2), (96, 192), (0,), 160, 20, (0.5,)),
         Preset(
-            DEFAULT, (), (), (0,), 160, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 2, 4)
+            DEFAULT, (), (), (0,), 160, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 4)
         ),
     ),
     # what the book predicts before it looks: lengths, seeds, ranks and mixtures not in "cpu"
