@@ -5,6 +5,8 @@ and how near each comes to the machine's own peak (a plain large matmul in the s
 counting only the products that the probe needs.
 `speed_grid.csv`: seconds of a whole small grid, by transformers.Trainer and by ours, feature after
 feature, with the mean ΔL that each reaches. Times are noisy; read the ratios.
+`stall_check.csv` (with --stall, alone): what the rule for runs that have stopped moving costs in ΔL
+and saves in steps, against the same runs that go on to the end of a long budget.
 """
 
 import argparse
@@ -36,9 +38,13 @@ SHAPES = (16, 32, 64, 128, 256)
 RANKS, LENGTHS, STEPS = (1, 2, 4, 8), (16, 32, 64, 128), 120
 
 
-def main(folder: Path) -> None:
-    """Measure both tables."""
+def main(folder: Path, stall: bool) -> None:
+    """Measure the tables."""
     model, tokenizer = load_model()
+    if stall:
+        record = provenance("python tests/bench_speed.py --stall")
+        save_table(stall_table(model, tokenizer), folder / "stall_check.csv", record)
+        return
     record = provenance("python tests/bench_speed.py")
     save_table(steps_table(model, tokenizer), folder / "speed_steps.csv", record)
     save_table(grid_table(model, tokenizer), folder / "speed_grid.csv", record)
@@ -73,6 +79,25 @@ def steps_table(model, tokenizer, rounds: int = 5) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def stall_table(model, tokenizer, steps: int = 800) -> pd.DataFrame:
+    """The same runs with and without early ends; all of them are too small for their texts."""
+    rows = []
+    for early in (True, False):
+        for length in (24, 32):
+            jobs = [
+                Job((r, seed), stress_memory(tokenizer, length, 1.0, seed), r, seed, steps, LR)
+                for r, seed in itertools.product((1, 2), (0, 1))
+            ]
+            for run in write_stacked(
+                model, jobs, layer=LAYER, target="v_proj", slots=8, end_early=early
+            ):
+                r, seed = run.job.name
+                found = {"ended": run.ended, "steps_done": len(run.losses)}
+                found["delta_loss"] = run.losses[0] - run.losses[-1]
+                rows.append({"early": early, "length": length, "r": r, "seed": seed} | found)
+    return pd.DataFrame(rows).sort_values(["length", "r", "seed", "early"])
 
 
 def grid_table(model, tokenizer) -> pd.DataFrame:
@@ -194,5 +219,6 @@ def _loss(model, memory) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("book/data"))
-    main(parser.parse_args().out)
+    parser.add_argument("--out", dest="folder", type=Path, default=Path("book/data"))
+    parser.add_argument("--stall", action="store_true", help="only check the rule for early ends")
+    main(**vars(parser.parse_args()))
