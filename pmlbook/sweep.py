@@ -84,20 +84,23 @@ class Preset:
     target: str = "down_proj"
     phonebooks: tuple[int, ...] = ()
     phonebook_ranks: tuple[int, ...] = ()
+    methods: tuple[str, ...] = ("sft",)
+    lrs: tuple[float, ...] = (1e-2,)
 
     def cells(self) -> list[Cell]:
         """All runs of the grid, shortest first, so that a table is soon worth looking at."""
         common = {"layer": self.layer, "target": self.target, "model": self.model}
+        ways = list(itertools.product(self.methods, self.lrs))
         stress = [
-            Cell("stress", length, ratio, r, seed, self.steps, **common)
-            for length, ratio, seed, r in itertools.product(
-                self.lengths, self.ratios, self.seeds, self.ranks
+            Cell("stress", length, ratio, r, seed, self.steps, **common, method=method, lr=lr)
+            for length, ratio, seed, r, (method, lr) in itertools.product(
+                self.lengths, self.ratios, self.seeds, self.ranks, ways
             )
         ]
         books = [
-            Cell("phonebook", size, 1.0, r, seed, self.steps, **common)
-            for size, seed, r in itertools.product(
-                self.phonebooks, self.seeds, self.phonebook_ranks
+            Cell("phonebook", size, 1.0, r, seed, self.steps, **common, method=method, lr=lr)
+            for size, seed, r, (method, lr) in itertools.product(
+                self.phonebooks, self.seeds, self.phonebook_ranks, ways
             )
         ]
         return sorted(stress, key=lambda c: (c.seed, c.length)) + books

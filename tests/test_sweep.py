@@ -204,6 +204,18 @@ def test_presets_have_distinct_cells_and_a_cost(preset):
     assert f"{len(cells)} runs" in text and "hours" in text
 
 
+def test_methods_and_learning_rates_are_axes_of_a_grid():
+    grid = sweep.Preset(
+        "smollm2-135m", (1, 2), (8,), (0,), 10, 20, phonebooks=(80,), phonebook_ranks=(1,),
+        methods=("sft", "ot"), lrs=(0.1, 0.2, 0.3),
+    )  # fmt: skip
+    cells = grid.cells()
+    assert len({cell.key for cell in cells}) == len(cells) == (2 + 1) * 2 * 3
+    assert {(c.method, c.lr) for c in cells} == {
+        (method, lr) for method in ("sft", "ot") for lr in (0.1, 0.2, 0.3)
+    }
+
+
 def test_the_books_grid_is_as_large_as_promised():
     cells = [c for c in planned_cells("cpu") if c.target == "down_proj" and c.steps == 160]
     main = [c for c in cells if c.kind == "stress" and c.ratio == 1]
