@@ -128,10 +128,10 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     ),
     # what the book predicts before it looks: lengths, seeds, ranks and mixtures not in "cpu"
     "sealed": (
-        Preset(DEFAULT, (1, 2, 3), (80,), (3, 4), 160, 20),
+        Preset(DEFAULT, (1, 2), (80,), (3, 4), 160, 20),
         Preset(DEFAULT, (1, 2, 3), (160,), (3,), 160, 20),
         Preset(DEFAULT, (2, 5, 8), (256,), (3,), 160, 20),
-        Preset(DEFAULT, (1, 2), (160,), (3,), 160, 20, (0.25, 0.75)),
+        Preset(DEFAULT, (1,), (160,), (3,), 160, 20, (0.25, 0.75)),
     ),
     # one T4 or L4, an hour or two
     "colab": (
