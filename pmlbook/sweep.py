@@ -113,7 +113,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     # a laptop, an hour or two: the book's own grid
     "cpu": (
         Preset(DEFAULT, (1, 2, 3, 4, 6), (48, 64, 96, 128, 192), (0, 1, 2), 160, 20),
-        Preset(DEFAULT, (1, 2, 3), (144,), (0, 1, 2), 160, 20),
+        Preset(DEFAULT, (1, 2, 3), (144,), (0, 1), 160, 20),
         # the same question at a site with a third of the parameters a rank
         Preset(DEFAULT, (1, 2, 4, 6, 8), (12, 16, 24, 32, 48, 64), (0,), 160, 20, R100, "v_proj"),
         # the budget is a variable of the law: half and twice the steps
@@ -129,8 +129,8 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     # what the book predicts before it looks: lengths, seeds, ranks and mixtures not in "cpu"
     "sealed": (
         Preset(DEFAULT, (1, 2), (80,), (3, 4), 160, 20),
-        Preset(DEFAULT, (1, 2, 3), (160,), (3,), 160, 20),
-        Preset(DEFAULT, (2, 5, 8), (256,), (3,), 160, 20),
+        Preset(DEFAULT, (1, 3), (160,), (3,), 160, 20),
+        Preset(DEFAULT, (2, 5), (256,), (3,), 160, 20),
         Preset(DEFAULT, (1,), (160,), (3,), 160, 20, (0.25, 0.75)),
     ),
     # one T4 or L4, an hour or two
