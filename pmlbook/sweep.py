@@ -126,12 +126,11 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
             DEFAULT, (), (), (0,), 160, 20, phonebooks=(80, 160, 320), phonebook_ranks=(1, 4)
         ),
     ),
-    # what the book predicts before it looks: lengths, seeds, ranks and mixtures not in "cpu"
+    # what the book predicts before it looks: lengths, a seed and a rank not in "cpu"
     "sealed": (
-        Preset(DEFAULT, (1, 2), (80,), (3, 4), 160, 20),
+        Preset(DEFAULT, (1, 2), (80,), (3,), 160, 20),
         Preset(DEFAULT, (1, 3), (160,), (3,), 160, 20),
         Preset(DEFAULT, (2, 5), (256,), (3,), 160, 20),
-        Preset(DEFAULT, (1,), (160,), (3,), 160, 20, (0.25, 0.75)),
     ),
     # one T4 or L4, an hour or two
     "colab": (
