@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerCallback
 
-from pmlbook.memft import EPSILON, answer_tokens, weighting
+from pmlbook.data import IGNORE_INDEX
+from pmlbook.memft import EPSILON, answer_tokens, memft_loss, weighting
 
 STATE_FILE = "memft.json"
 
@@ -36,14 +37,13 @@ class MemFTLoss:
     def __call__(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
         """The loss of one batch; `outputs.logits` is (N, T, V), `labels` (N, T)."""
         tokens = answer_tokens(outputs.logits, labels)
-        if num_items_in_batch is not None and num_items_in_batch > (labels != -100).sum():
+        if num_items_in_batch is not None and num_items_in_batch > (labels != IGNORE_INDEX).sum():
             raise ValueError(
                 f"this batch has {len(tokens.losses)} labels of {int(num_items_in_batch)} in the "
                 "step: with gradient accumulation or several processes take MemFTTrainer, which "
                 "knows Σ w of the whole step"
             )
-        weights = self.weigh(tokens)
-        return (weights * tokens.losses).sum() / (weights.sum() + EPSILON)
+        return memft_loss(tokens.losses, self.weigh(tokens))
 
 
 class WholeStep:
