@@ -100,10 +100,15 @@ def answer_tokens(logits, labels, position_ids=None) -> AnswerTokens:
     )
 
 
+def shares(weights) -> torch.Tensor:
+    """The part w_t / (Σ w + ε) of the loss that each token has in Eq. 8, without gradient (M,)."""
+    weights = weights.detach()
+    return weights / (weights.sum() + EPSILON)
+
+
 def memft_loss(losses, weights) -> torch.Tensor:
     """Eq. 8: Σ w L / (Σ w + ε). With no weight at all it is 0, and so is its gradient."""
-    weights = weights.detach()
-    return (weights * losses).sum() / (weights.sum() + EPSILON)
+    return (shares(weights) * losses).sum()
 
 
 def places(sample: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from pmlbook.curriculum import share
 from pmlbook.data import IGNORE_INDEX, Memory, check_memories, collate
 from pmlbook.head import HeadPass
 from pmlbook.lora import Adapter, LoRALinear, find_linear, lora_attached
-from pmlbook.memft import EPSILON, AnswerTokens, weighting
+from pmlbook.memft import AnswerTokens, shares, weighting
 from pmlbook.models import check_layers
 from pmlbook.recall import predicts_answer
 from pmlbook.threshold import is_ordered
@@ -28,11 +28,12 @@ from pmlbook.threshold import is_ordered
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state after `step` updates: teacher-forced losses of all answer tokens, in nats, and
-    the adapter as it was."""
+    """The state after `step` updates: teacher-forced losses of all answer tokens, in nats, whether
+    each is the argmax, and the adapter as it was."""
 
     step: int
     token_losses: np.ndarray  # (Σℓ,), memory after memory
+    correct: np.ndarray  # (Σℓ,)
     adapter: Adapter
 
     @property
@@ -64,6 +65,11 @@ class History:
         return self.snapshots[0].mean_loss
 
     @property
+    def recited_at(self) -> int | None:
+        """The step of the first snapshot in which every token was the argmax; None if in none."""
+        return next((s.step for s in self.snapshots if s.correct.all()), None)
+
+    @property
     def final_loss(self) -> float:
         """L after the last update, nats."""
         return self.snapshots[-1].mean_loss
@@ -92,6 +98,7 @@ def write(
     seed: int = 0,
     method="sft",
     curriculum: Sequence[int] | None = None,
+    start: Adapter | None = None,
     record_at: Iterable[int] = (),
     progress: bool = True,
 ) -> History:
@@ -108,6 +115,7 @@ def write(
         batch_size: memories per step; by default all. The batches are fixed, their order random.
         method: "sft", "ot", "sw", or a weighting of `memft` with settings of its own.
         curriculum: epochs at which the share of batches trained on grows (see `curriculum`).
+        start: an adapter to go on from, of the same rank and place; by default a fresh one.
         record_at: steps at which to keep a `Snapshot`, besides the start and the end.
         progress: show a bar.
 
@@ -115,7 +123,8 @@ def write(
         A `History`; its `adapter` is what was learnt.
 
     Raises:
-        ValueError: see `check_memories`, `LoRALinear`, `find_linear`; or `steps`, `lr` not above 0.
+        ValueError: see `check_memories`, `LoRALinear`, `find_linear`; or `steps`, `lr` not above 0;
+            or `start` is of another rank or place.
         FloatingPointError: the loss is no longer a number.
     """
     memories = [memories] if isinstance(memories, Memory) else list(memories)
@@ -126,6 +135,11 @@ def write(
         raise ValueError(f"steps is {steps} and lr is {lr}: want steps >= 1 and lr > 0")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: want at least 1 memory per step")
+    if start is not None and (start.r, start.layer, start.target) != (r, layer, target):
+        raise ValueError(
+            f"start is of rank {start.r} on {start.target} of layer {start.layer}: "
+            f"want rank {r} on {target} of layer {layer}"
+        )
     size = batch_size or len(memories)
     was_training = model.training
     model.eval()  # dropout in the base would change the hidden states that we keep
@@ -135,7 +149,10 @@ def write(
             for i in range(0, len(memories), size)
         ]
         generator = torch.Generator().manual_seed(seed)
-        with lora_attached(model, layer, target, r, lora_alpha, generator) as lora:
+        alpha = start.lora_alpha if start is not None else lora_alpha
+        with lora_attached(model, layer, target, r, alpha, generator) as lora:
+            if start is not None:
+                lora.load_state_dict({"lora_A": start.lora_A, "lora_B": start.lora_B}, strict=False)
             marks = {0, steps, *record_at}
             snap = lambda step: _snapshot(step, prefixes, lora, layer, target)  # noqa: E731
             params = [lora.lora_A, lora.lora_B]
@@ -143,7 +160,7 @@ def write(
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: lr_factor(s, steps))
             weigh = weighting(method)
             losses, snapshots, order, epoch = [], [], [], 0
-            start = time.perf_counter()
+            began = time.perf_counter()
             for step in tqdm(range(steps), desc=f"writing, r={r}", disable=not progress):
                 if step in marks:
                     snapshots.append(snap(step))
@@ -156,8 +173,7 @@ def write(
                 mean = tokens.losses.mean().item()
                 if not math.isfinite(mean):
                     raise FloatingPointError(f"loss is {mean} at step {step}: lower lr (now {lr})")
-                weights = weigh(tokens)
-                loss = pass_.weighted_sum(weights / (weights.sum() + EPSILON))
+                loss = pass_.weighted_sum(shares(weigh(tokens)))
                 # Gradients of the adapter alone: nothing is written into the base's .grad.
                 for parameter, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
                     parameter.grad = grad
@@ -166,7 +182,7 @@ def write(
                 schedule.step()
                 losses.append(mean)
             snapshots.append(snap(steps))
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
     finally:
         model.train(was_training)
     return History(losses, snapshots, seconds, [m.length for m in memories])
@@ -248,6 +264,8 @@ def lr_factor(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def _snapshot(step, prefixes, lora: LoRALinear, layer, target) -> Snapshot:
-    losses = torch.cat([prefix.token_losses() for prefix in prefixes])
+    tokens = [prefix.head_pass()[1] for prefix in prefixes]
+    losses = torch.cat([batch.losses for batch in tokens]).cpu().numpy()
+    correct = torch.cat([batch.correct for batch in tokens]).cpu().numpy()
     a, b = (x.detach().cpu().clone() for x in (lora.lora_A, lora.lora_B))
-    return Snapshot(step, losses.cpu().numpy(), Adapter(a, b, lora.lora_alpha, layer, target))
+    return Snapshot(step, losses, correct, Adapter(a, b, lora.lora_alpha, layer, target))

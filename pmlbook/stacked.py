@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pmlbook.data import Memory, check_memories, collate
 from pmlbook.lora import Adapter, LoRALinear, find_linear
-from pmlbook.memft import EPSILON, weighting
+from pmlbook.memft import shares, weighting
 from pmlbook.probe import Prefix, lr_factor
 
 # A run is over when every token has at least this probability: far inside the ordered phase.
@@ -68,6 +68,7 @@ class Run:
     weigh: Callable
     end: int  # the step at which it stops; `stall` may bring it forward
     losses: list[float] = field(default_factory=list)  # mean loss before each update, nats
+    recited_at: int | None = None  # updates until every token was the argmax for the first time
     ended: str = ""  # why: "budget", "saturated", "no active token", "stalled", "failed: …"
     seconds: float = 0.0  # its share of the wall time of the steps that it took part in
 
@@ -149,6 +150,8 @@ def _step(prefix: Prefix, running: list[Run], end_early: bool) -> None:
             run.ended = f"failed: loss is {loss} at step {len(run.losses)}"
             continue
         run.losses.append(loss)
+        if run.recited_at is None and tokens.correct[mine].all():
+            run.recited_at = len(run.losses) - 1
         if end_early and worst < -math.log(SATURATED_P):
             run.ended = "saturated"
             continue
@@ -156,7 +159,7 @@ def _step(prefix: Prefix, running: list[Run], end_early: bool) -> None:
         if end_early and not weights.any():
             run.ended = "no active token"
             continue
-        coefficients[mine] = weights / (weights.sum() + EPSILON)
+        coefficients[mine] = shares(weights)
     going = [run for run in running if not run.ended]
     params = [(run.lora.lora_A, run.lora.lora_B) for run in going]
     flat = [parameter for pair in params for parameter in pair]

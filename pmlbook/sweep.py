@@ -42,6 +42,7 @@ from pmlbook.provenance import provenance, save_table
 from pmlbook.recall import recall_all
 from pmlbook.stacked import Job, write_stacked
 
+RECITE_EVERY = 20  # steps between two looks whether a phone book is recited
 ROUNDS = 3  # so often may the workers be lost without a single finished run
 
 
@@ -131,6 +132,39 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         Preset(DEFAULT, (1, 2), (80,), (3,), 160, 20),
         Preset(DEFAULT, (1, 3), (160,), (3,), 160, 20),
         Preset(DEFAULT, (2, 5), (256,), (3,), 160, 20),
+    ),
+    # MemFT compared: first each method's learning rate, on seeds of its own, …
+    "memft-lr": (
+        Preset(
+            DEFAULT, (4, 8), (48,), (10, 11), 240, 20, R100, "v_proj", (160,), (3,),
+            ("sft", "ot", "sw"), (3e-3, 1e-2, 3e-2),
+        ),
+    ),
+    # … then ranks and seeds at those rates; at last its threshold moved and its parts alone
+    "memft": (
+        *(
+            Preset(
+                DEFAULT, (1, 2, 4, 6, 8, 10), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
+                methods=(method,), lrs=(lr,),
+            )
+            for method, lr in (("sft", 1e-2), ("ot", 1e-2), ("sw", 1e-2))
+        ),
+        *(
+            Preset(
+                DEFAULT, (), (), (0, 1, 2), 240, 20, R100, "v_proj", (160,), (1, 2, 3, 4, 6),
+                (method,), (lr,),
+            )
+            for method, lr in (("sft", 1e-2), ("ot", 1e-2), ("sw", 1e-2))
+        ),
+    ),
+    "memft-parts": (
+        Preset(
+            DEFAULT, (4, 8), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
+            methods=(
+                "ot:0.3", "ot:0.4", "ot:0.6", "ot:0.7", "ot:0.8", "ot:0.9", "soft-gate",
+                "hard-window",
+            ),
+        ),
     ),
     # one T4 or L4, an hour or two
     "colab": (
@@ -298,6 +332,7 @@ def _stress_rows(model, tokenizer, cells, folder, how: How) -> None:
         records = recall_all(model, tokenizer, [run.job.memory], run.adapter(**site))
         row = _row(model, cell, records, run.losses[0], run.seconds)
         row |= {"steps_done": len(run.losses), "ended": run.ended, "losses": run.losses}
+        row["recited_at"] = run.recited_at
         _save_row(cell, folder, row)
 
 
@@ -308,16 +343,19 @@ def _phonebook_row(model, tokenizer, cell: Cell, batch_size: int) -> dict:
     """
     memories = sized_phonebook(tokenizer, cell.length, cell.seed)
     batches = math.ceil(len(memories) / batch_size)
+    looks = range(0, cell.steps, max(RECITE_EVERY, 2 * batches))  # a look costs an epoch's forward
     method = {"method": cell.method}
     if cell.method == "sw":
         method = {"method": "ot", "curriculum": epochs_for(cell.steps, batches)}
     history = write(
         model, memories, cell.r, layer=cell.layer, target=cell.target, steps=cell.steps,
-        lr=cell.lr, batch_size=batch_size, seed=cell.seed, progress=False, **method,
+        lr=cell.lr, batch_size=batch_size, seed=cell.seed, record_at=looks, progress=False,
+        **method,
     )  # fmt: skip
     records = recall_all(model, tokenizer, memories, history.adapter)
     row = _row(model, cell, records, history.base_loss, history.seconds)
-    return row | {"steps_done": cell.steps, "ended": "budget", "losses": history.losses}
+    row |= {"steps_done": cell.steps, "ended": "budget", "losses": history.losses}
+    return row | {"recited_at": history.recited_at}
 
 
 def _row(model, cell: Cell, records, base_loss: float, seconds: float) -> dict:
@@ -332,6 +370,8 @@ def _row(model, cell: Cell, records, base_loss: float, seconds: float) -> dict:
         "acc_teacher_forced": mean(record.token_ranks == 1 for record in records),
         "acc_free_running": mean(record.recited for record in records),
         "acc_em": float(np.mean([record.exact_match for record in records])),
+        "p_min": float(np.exp(-losses.max())),
+        "p_median": float(np.exp(-np.median(losses))),
         "share_ordered": mean(record.ordered for record in records),
         "first_disordered": records[0].first_disordered,
         "first_failure": records[0].first_failure,
@@ -442,6 +482,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the rows (default: sweep-PRESET)")
     parser.add_argument("--table", type=Path, help="write the tidy table here (CSV, and JSON)")
     parser.add_argument("--slots", type=int, default=8, help="runs of one length at once")
+    parser.add_argument("--book-batch", type=int, default=16, help="phone book entries a step")
     parser.add_argument("--backend", help="a joblib backend: loky, ray, dask (default: none)")
     parser.add_argument("--n-jobs", type=int, default=-1, help="workers to use (default: all)")
     parser.add_argument("--cluster", help="address of a running Dask or Ray cluster")
@@ -456,7 +497,7 @@ def main() -> None:
     table = run_sweep(
         cells,
         options.out or Path(f"sweep-{options.preset}"),
-        How(slots=options.slots, text=options.text and options.text.read_text()),
+        How(options.slots, True, options.book_batch, options.text and options.text.read_text()),
         backend=options.backend,
         n_jobs=options.n_jobs,
     )

@@ -136,9 +136,28 @@ def test_the_history_holds_the_asked_steps_the_start_and_the_end(model):
     assert history.adapter is history.snapshots[-1].adapter
 
 
+def test_recited_at_is_the_first_snapshot_with_every_token_right():
+    states = [
+        probe.Snapshot(step, np.zeros(2), np.array(correct), adapter=None)
+        for step, correct in ((0, [True, False]), (10, [True, True]), (20, [True, True]))
+    ]
+    assert probe.History([], states, 0.0, [2]).recited_at == 10
+    assert probe.History([], states[:1], 0.0, [2]).recited_at is None
+
+
+def test_a_second_training_goes_on_from_the_first_adapter(model):
+    first = write(model, RAGGED, 2, steps=12, lora_alpha=4.0, progress=False)
+    more = write(model, RAGGED, 2, steps=3, start=first.adapter, progress=False)
+    assert more.base_loss == pytest.approx(first.final_loss, rel=1e-5)
+    assert torch.equal(more.snapshots[0].adapter.lora_B, first.adapter.lora_B)
+    assert more.adapter.lora_alpha == 4.0
+    with pytest.raises(ValueError, match="start is of rank 2 on down_proj"):
+        write(model, RAGGED, 3, steps=3, start=first.adapter, progress=False)
+
+
 def test_stubborn_tokens_are_low_in_each_of_the_last_snapshots():
     at = [np.array(x, dtype=float) for x in ([2, 2, 0.1], [2, 0.1, 2], [2, 2, 2])]
-    states = [probe.Snapshot(i, losses, adapter=None) for i, losses in enumerate(at)]
+    states = [probe.Snapshot(i, losses, losses < 1, adapter=None) for i, losses in enumerate(at)]
     history = probe.History([], states, 0.0, [3])
     assert history.stubborn(last=1).tolist() == [True, True, True]
     assert history.stubborn(last=2).tolist() == [True, False, True]

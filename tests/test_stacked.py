@@ -46,6 +46,17 @@ def test_equals_writing_each_alone(model, slots):
         )
 
 
+def test_recited_at_is_the_first_step_with_every_token_right(model):
+    job = jobs(2, steps=300)[1]
+    (run,) = write_stacked(model, [job], layer=2, slots=1, end_early=False)
+    alone = write(
+        model, job.memory, job.r, layer=2, steps=job.steps, seed=job.seed, progress=False,
+        record_at=range(job.steps),
+    )  # fmt: skip
+    assert run.recited_at == alone.recited_at
+    assert run.recited_at is not None
+
+
 def test_the_model_is_left_as_it_was_found(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     kinds = [type(module) for module in model.modules()]

@@ -21,8 +21,9 @@ from pmlbook.sweep import PRESETS, Cell, How, load_rows, planned_cells, run_swee
 COLUMNS = {
     "kind", "model", "layer", "target", "r", "parameters", "length", "ratio", "method", "seed",
     "steps", "lr", "base_loss", "final_loss", "delta_loss", "acc_teacher_forced",
-    "acc_free_running", "acc_em", "share_ordered", "first_disordered", "first_failure", "seconds",
-    "steps_done", "ended", "error", "torch", "transformers", "peft", "commit",
+    "acc_free_running", "acc_em", "share_ordered", "p_min", "p_median", "recited_at",
+    "first_disordered", "first_failure", "seconds", "steps_done", "ended", "error", "torch",
+    "transformers", "peft", "commit",
 }  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def test_a_row_a_run_with_everything_in_it(folder_of_model, tmp_path):
     assert (table.delta_loss - (table.base_loss - table.final_loss)).abs().max() < 1e-6
     assert table.parameters.tolist() == [80 * r for r in table.r]  # 48 in, 32 out
     assert table.share_ordered.between(0, 1).all()
+    assert ((0 < table.p_min) & (table.p_min <= table.p_median) & (table.p_median < 1)).all()
 
 
 def test_a_row_is_what_the_probe_gives(folder_of_model, tmp_path):
