@@ -15,6 +15,7 @@ One module, one idea, in the order of the book's argument (each imports only fro
 - `cost`, `sweep`: every rank, length and seed, one tidy table.
 - `law`: fit the table, doubt the fit, predict with it.
 - `trainers`, `trl_trainer`: MemFT in transformers' Trainer, in TRL's SFTTrainer.
+- `robustness`: what a finished memory withstands; `generalization`: a rule, and unseen pairs.
 - `figures`, `law_figures`: the book's pictures; they draw, they do not compute.
 """
 

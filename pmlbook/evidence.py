@@ -5,15 +5,15 @@ saved at once, and a second start goes on with the runs that are missing.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from pmlbook.data import phonebook, random_memory
 from pmlbook.models import load_model
 from pmlbook.probe import write
-from pmlbook.provenance import load_table, provenance, save_table
+from pmlbook.provenance import fill_table
 from pmlbook.recall import recall_all, tokens_frame
 
 COMMAND = "python -m pmlbook.evidence"
@@ -22,7 +22,6 @@ LENGTHS = (32, 64, 128)
 SEEDS = (0, 1)
 STEPS = 150
 STATES = (50, 100, 150)  # recall is asked for after so many updates: half-learnt states count too
-KEYS = ["kind", "r", "length", "seed"]
 
 
 def planned_runs() -> list[dict]:
@@ -57,13 +56,7 @@ def measure(model, tokenizer, kind: str, r: int, length: int, seed: int) -> pd.D
 def main(path: Path) -> None:
     """Make the runs that `path` does not hold yet, saving after each."""
     model, tokenizer = load_model()
-    done = load_table(path)[0] if path.exists() else pd.DataFrame(columns=KEYS)
-    finished = set(done[KEYS].itertuples(index=False, name=None))
-    missing = [run for run in planned_runs() if tuple(run.values()) not in finished]
-    for run in tqdm(missing, desc="runs"):
-        rows = measure(model, tokenizer, **run)
-        done = pd.concat([done, rows], ignore_index=True) if len(done) else rows
-        save_table(done, path, provenance(COMMAND))
+    fill_table(path, planned_runs(), partial(measure, model, tokenizer), COMMAND)
 
 
 if __name__ == "__main__":

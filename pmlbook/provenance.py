@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import peft
 import torch
 import transformers
+from tqdm.auto import tqdm
 
 from pmlbook import __version__, models
 
@@ -55,6 +57,20 @@ def load_table(path) -> tuple[pd.DataFrame, dict]:
     """
     path = Path(path)
     return pd.read_csv(path), json.loads(path.with_suffix(".json").read_text())
+
+
+def fill_table(path: Path, runs: list[dict], measure: Callable, command: str) -> pd.DataFrame:
+    """Make the `runs` that the table at `path` does not hold yet, saving after each.
+
+    `measure(**run)` gives the rows of one run as a frame, in which the keys of `run` are columns.
+    """
+    done = load_table(path)[0] if path.exists() else None
+    for run in tqdm(runs, desc="runs"):
+        if done is not None and (done[list(run)] == pd.Series(run)).all(axis=1).any():
+            continue
+        done = pd.concat([done, measure(**run)], ignore_index=True)
+        save_table(done, path, provenance(command))
+    return done
 
 
 @cache

@@ -7,6 +7,8 @@ from chapters import ROOT
 from pmlbook import evidence, models
 from pmlbook.provenance import load_table
 
+KEYS = ["kind", "r", "length", "seed"]
+
 
 def fake_rows(model, tokenizer, **run) -> pd.DataFrame:
     return pd.DataFrame([{**run, "step": 50, "position": 0, "p": 0.9}])
@@ -54,7 +56,7 @@ def test_the_committed_table_says_how_it_was_made(committed):
     assert record["command"] == evidence.COMMAND
     assert record["model_sha256"] == models.GGUF_SHA256
     planned = {tuple(run.values()) for run in evidence.planned_runs()}
-    assert set(table[evidence.KEYS].itertuples(index=False, name=None)) == planned
+    assert set(table[KEYS].itertuples(index=False, name=None)) == planned
     assert set(table.step) == set(evidence.STATES)
 
 
@@ -63,5 +65,5 @@ def test_the_committed_table_keeps_the_theorem(committed):
     assert len(table) > 10_000 and table.ordered.sum() > 1_000
     assert ((table.p > 0.5) == table.ordered).all()
     assert table.argmax[table.ordered].all()
-    safe = table.groupby([*evidence.KEYS, "step", "memory"]).ordered.cummin()
+    safe = table.groupby([*KEYS, "step", "memory"]).ordered.cummin()
     assert table.recited[safe].all()
