@@ -51,7 +51,11 @@ def fig_law(table: pd.DataFrame, fitted: Fit, axes=None):
                 ax.plot(fine, fitted.predict(points), color=colors[value], linewidth=1.6)
         ax.axhline(table.base_loss.mean(), color=GREY, linestyle=":", linewidth=1.3)
         ticks = sorted(table[x].unique())
-        ax.set(xscale="log", yscale="log", xticks=ticks, xticklabels=ticks)
+        labels = [
+            "" if tick / before < 1.15 else tick  # 144 behind 128 would touch it
+            for before, tick in zip([0.5 * ticks[0], *ticks[:-1]], ticks, strict=True)
+        ]
+        ax.set(xscale="log", yscale="log", xticks=ticks, xticklabels=labels)
         ax.minorticks_off()
         ax.legend(fontsize=8, loc="lower left" if x == "length" else "lower right")
     y = [5, 7, 10, 14]

@@ -136,7 +136,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     # MemFT compared: first each method's learning rate, on seeds of its own, …
     "memft-lr": (
         Preset(
-            DEFAULT, (4, 8), (48,), (10, 11), 240, 20, R100, "v_proj", (160,), (3,),
+            DEFAULT, (6,), (48,), (10, 11), 240, 20, R100, "v_proj", (160,), (3,),
             ("sft", "ot", "sw"), (3e-3, 1e-2, 3e-2),
         ),
     ),
