@@ -59,6 +59,22 @@ def model():
     return tiny_llama()
 
 
+@pytest.fixture
+def styled():
+    """Draw in the book's style, on no screen, and leave nothing open."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from pmlbook.figures import use_style
+
+    with plt.style.context("default"):
+        use_style()
+        yield
+    plt.close("all")
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return byte_tokenizer()

@@ -4,15 +4,13 @@ import copy
 from itertools import combinations
 from types import SimpleNamespace
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from pmlbook import figures
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SHARES = pd.DataFrame({"argmax": [0.1, 1.0], "recited": [0.0, 0.9]}, index=[0.25, 0.75])
 STATES = pd.DataFrame({"loss": [0.1, 2.0], "argmax": [1.0, 0.5], "recited": [1.0, 0.0]})
@@ -29,12 +27,7 @@ CALLS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def styled():
-    with plt.style.context("default"):
-        figures.use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("styled")
 
 
 def test_every_picture_is_tested():
@@ -88,6 +81,6 @@ DEUTERANOPIA = np.array(
 
 def test_line_colours_differ_for_the_colour_blind():
     colors = [figures.BLUE, figures.VERMILLION, figures.GREEN, figures.AMBER, figures.SKY]
-    seen = [DEUTERANOPIA @ np.array(matplotlib.colors.to_rgb(c)) ** 2.2 for c in colors]
+    seen = [DEUTERANOPIA @ np.array(to_rgb(c)) ** 2.2 for c in colors]
     closest = min(np.linalg.norm(x - y) for x, y in combinations(seen, 2))
     assert closest > 0.1

@@ -1,15 +1,11 @@
 """The memory law's pictures draw what they are given, with labels and units."""
 
-import matplotlib
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from test_law import KNOWN, synthetic
 
 from pmlbook import law, law_figures
-from pmlbook.figures import use_style
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 TABLE = synthetic("no offset", KNOWN["no offset"], noise=0.3)
 FITTED = law.fit(TABLE, "no offset")
@@ -22,12 +18,7 @@ CALLS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def styled():
-    with plt.style.context("default"):
-        use_style()
-        yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("styled")
 
 
 def test_every_picture_is_tested():
