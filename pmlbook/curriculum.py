@@ -54,34 +54,25 @@ def share(epoch: int, epochs: Sequence[int]) -> float:
 
 
 class CurriculumSampler(Sampler[int]):
-    """The samples of one epoch after another: each pass over it is the next epoch.
+    """The samples of a whole training in one pass: its epochs, one after another.
 
-    Shuffled once by `seed`; within an epoch the order is drawn anew, from seed and epoch alone, so
-    that `load_state_dict` goes on where a training stopped.
+    Shuffled once by `seed`; within an epoch the order is drawn anew, from seed and epoch alone. So
+    its place is the number of samples that were taken: a trainer that resumes by skipping what
+    it has seen, as transformers' does, goes on in the very epoch where it stopped. Since epochs
+    differ in length, a batch may hold the end of one and the beginning of the next.
     """
 
     def __init__(self, size: int, epochs: Sequence[int], seed: int = 0):
-        share(0, epochs)  # refuses bad epochs now
-        self.epochs, self.seed, self.epoch = tuple(epochs), seed, 0
+        self.counts = [
+            max(1, round(share(e, epochs) * size)) for e in range(max(epochs, default=0))
+        ]
+        self.seed = seed
         self.first = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
-        return max(1, round(share(self.epoch, self.epochs) * len(self.first)))
+        return sum(self.counts)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        chosen = self.first[: len(self)]
-        self.epoch += 1
-        yield from chosen[torch.randperm(len(chosen), generator=generator)].tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go on from this epoch (Trainer calls it)."""
-        self.epoch = epoch
-
-    def state_dict(self) -> dict:
-        """Where the curriculum stands."""
-        return {"epoch": self.epoch}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict`."""
-        self.epoch = state["epoch"]
+        for epoch, count in enumerate(self.counts):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            yield from self.first[torch.randperm(count, generator=generator)].tolist()

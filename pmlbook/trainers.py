@@ -9,11 +9,13 @@ one process, and says so otherwise. The second is exact in every case.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback
 
+from pmlbook.curriculum import CurriculumSampler
 from pmlbook.data import IGNORE_INDEX
 from pmlbook.memft import EPSILON, answer_tokens, memft_loss, weighting
 
@@ -55,15 +57,34 @@ class WholeStep:
 
     Packed rows: give `position_ids`, and no attention_mask. A checkpoint holds the weighting's
     state; resuming takes it up again.
+
+    Args:
+        method: "sft", "ot", "sw", or a weighting of `memft` with settings of its own.
+        curriculum: epochs at which the share of the samples grows (see `curriculum`). The whole
+            of it counts as one epoch of the Trainer, so `num_train_epochs` has to be 1.
+
+    Raises:
+        ValueError: the method is unknown; or a curriculum and another number of epochs.
     """
 
     loss_is_scaled_for_ga = True  # read by transformers from 5.21 on; before, compute_loss_func is
 
-    def __init__(self, *args, method="ot", **kwargs):
-        self.weigh = weighting(method)
+    def __init__(self, *args, method="ot", curriculum: Sequence[int] | None = None, **kwargs):
+        self.weigh, self.curriculum = weighting(method), curriculum
         super().__init__(*args, **kwargs)
+        if curriculum is not None and self.args.num_train_epochs != 1:
+            raise ValueError(
+                f"num_train_epochs is {self.args.num_train_epochs}: a curriculum has epochs of its "
+                "own, and wants 1"
+            )
         self._step, self._sum = None, 0.0
         self.add_callback(_KeepState(self.weigh))
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.curriculum is None:
+            return super()._get_train_sampler(dataset)
+        return CurriculumSampler(len(dataset), self.curriculum, self.args.seed)
 
     def answers(self, model, inputs):
         """Run the model: its `AnswerTokens`, and its outputs."""

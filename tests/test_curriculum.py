@@ -32,16 +32,15 @@ def test_bad_epochs(bad):
 
 
 def test_an_epoch_is_a_shuffle_of_the_first_share():
-    sampler = CurriculumSampler(20, (1, 2, 3, 4, 9), seed=3)
-    passes = [list(sampler) for _ in range(6)]
-    assert [len(p) for p in passes] == [4, 8, 12, 16, 20, 20]
+    sampler = CurriculumSampler(20, (1, 2, 3, 4, 6), seed=3)
+    whole, passes = iter(sampler), []
+    for count in (4, 8, 12, 16, 20, 20):
+        passes.append([next(whole) for _ in range(count)])
+    assert next(whole, None) is None and len(sampler) == 80
     assert set(passes[0]) < set(passes[1]) < set(passes[4]) == set(range(20))
     assert passes[4] != passes[5]
-    assert list(CurriculumSampler(20, (1, 2, 3, 4, 9), seed=3)) == passes[0]
 
 
-def test_it_goes_on_where_it_stopped():
-    first, again = (CurriculumSampler(20, (1, 2, 3, 4, 9), seed=3) for _ in range(2))
-    list(first), list(first)
-    again.load_state_dict(first.state_dict())
-    assert list(first) == list(again) and first.epoch == 3
+def test_the_order_is_the_seeds():
+    first, again, other = (list(CurriculumSampler(20, (1, 2, 3, 4, 6), s)) for s in (3, 3, 4))
+    assert first == again != other

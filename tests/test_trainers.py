@@ -10,6 +10,7 @@ import torch
 from conftest import tiny_llama
 from transformers import Trainer, TrainingArguments
 
+from pmlbook.curriculum import CurriculumSampler
 from pmlbook.data import Memory, collate
 from pmlbook.memft import OT, SW, answer_tokens, memft_loss, weighting
 from pmlbook.trainers import MemFTLoss, MemFTTrainer
@@ -100,7 +101,7 @@ if trainer.is_world_process_zero():
 """
 
 
-@pytest.mark.parametrize("method", ["ot"])
+@pytest.mark.parametrize("method", ["ot", "sw"])
 def test_two_processes_give_the_gradient_of_one(tmp_path, method):
     code = WORKER.format(tests=os.path.dirname(__file__), folder=str(tmp_path), method=method)
     port = 20_000 + os.getpid() % 20_000
@@ -185,6 +186,44 @@ def test_patience_survives_a_checkpoint(tmp_path):
     sizes["resumed"] = run(tmp_path / "b", 4, str(tmp_path / "b" / "checkpoint-2"))
     assert sizes["whole"] == sizes["resumed"]
     assert max(count for _, count in sizes["whole"].values()) == 3
+
+
+def test_the_curriculum_goes_on_where_a_checkpoint_stopped(tmp_path):
+    epochs = (2, 4, 6, 8, 10)  # of 8 samples: 2, 3, 5, 6 and 8 of them, two epochs each
+
+    def run(folder, steps, resume=None):
+        seen = []
+        model = tiny_llama(initializer_range=0.6, tie_word_embeddings=False)
+        model.lm_head.requires_grad_(True)
+        arguments = TrainingArguments(
+            folder, max_steps=steps, num_train_epochs=1, per_device_train_batch_size=2,
+            report_to="none", disable_tqdm=True, use_cpu=True, logging_strategy="no",
+            save_strategy="steps", save_steps=9,
+        )  # fmt: skip
+
+        def collator(rows):
+            seen.extend(row.answer_ids for row in rows)
+            return collate(rows)
+
+        MemFTTrainer(
+            model=model, args=arguments, train_dataset=samples(), method="ot",
+            curriculum=epochs, data_collator=collator,
+        ).train(resume_from_checkpoint=resume)  # fmt: skip
+        return seen
+
+    whole = run(tmp_path / "a", 20)
+    order = list(CurriculumSampler(8, epochs, seed=42))  # the seed of TrainingArguments
+    assert whole[:40] == [samples()[i].answer_ids for i in order[:40]]
+    run(tmp_path / "b", 9)
+    resumed = run(tmp_path / "b", 20, str(tmp_path / "b" / "checkpoint-9"))
+    # Going on, the loader may build batches that it skips; what it trains on is the end.
+    assert resumed[-22:] == whole[-22:]
+
+
+def test_a_curriculum_has_epochs_of_its_own(tmp_path):
+    make = lambda **common: MemFTTrainer(curriculum=(1, 2, 3, 4, 5), **common)  # noqa: E731
+    with pytest.raises(ValueError, match=r"num_train_epochs is 3"):
+        train(tmp_path, 2, 1, "ot", make=make, num_train_epochs=3)
 
 
 def test_a_weighting_with_settings_of_its_own():
