@@ -16,7 +16,8 @@ One module, one idea, in the order of the book's argument (each imports only fro
 - `law`: fit the table, doubt the fit, predict with it.
 - `trainers`, `trl_trainer`: MemFT in transformers' Trainer, in TRL's SFTTrainer.
 - `robustness`: what a finished memory withstands; `generalization`: a rule, and unseen pairs.
-- `figures`, `law_figures`: the book's pictures; they draw, they do not compute.
+- `figures`, `law_figures`, `memft_figures`: the book's pictures; they draw, they do not compute.
+- `widgets`: pictures with a slider, for notebooks and pages.
 """
 
 __version__ = "0.1.0"

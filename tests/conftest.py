@@ -1,6 +1,7 @@
 """A tiny random Llama and a byte tokenizer: plain logic is tested in milliseconds, offline."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
@@ -16,6 +17,8 @@ torch.set_num_threads(1)
 
 # Specimens, each with one fault: nbval must not run them.
 collect_ignore_glob = ["broken/*"]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 SPECIAL = ["<end>", "<start>"]
 
@@ -86,3 +89,17 @@ def smollm():
     from pmlbook.models import load_model
 
     return load_model()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium without a screen; where there is none, a skip, but never in CI."""
+    if CHROMIUM is None:
+        reason = "no Chromium here: the pages are not opened"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -2,9 +2,7 @@
 
 import ast
 import copy
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,7 +12,6 @@ import chapters
 import pytest
 from bs4 import BeautifulSoup
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # sphinx-thebe adds its inline script twice, even when switched off; both lines are harmless.
 KNOWN_ERRORS = ("THEBE_JS_URL", "Got invalid theme mode")
 
@@ -150,19 +147,6 @@ def test_modules_name_chapters_that_exist(pages):
 
 
 # ---- in a browser ----
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        reason = "no Chromium here: the pages are not opened"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 # Text below a contrast of 4.5, or 3 where it is large: {text: ratio}. Layers of half-transparent
