@@ -175,16 +175,18 @@ def fig_cascade(table, ax=None):
 
 
 def fig_noise(differences, ax=None):
-    """How far p moves between two ways to compute it: sorted |Δp|, one line per comparison.
+    """How far p moves between two ways to compute it: sorted absolute Δp, one line per comparison.
 
-    `differences` maps a name to an array of |Δp|, one entry a token.
+    `differences` maps a name to an array of absolute Δp, one entry a token.
     """
     ax = ax or plt.subplots()[1]
     for name, values in differences.items():
         values = np.sort(np.maximum(values, 1e-9))  # a log axis has no place for 0
         ax.plot(values, np.arange(1, len(values) + 1) / len(values), label=name)
     ax.set(
-        xscale="log", xlabel="|Δp| (0 is drawn at 1e-9)", ylabel="share of tokens that moved less"
+        xscale="log",
+        xlabel="absolute Δp (0 is drawn at 1e-9)",
+        ylabel="share of tokens that moved less",
     )
     ax.legend()
     return ax

@@ -161,8 +161,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         Preset(
             DEFAULT, (4, 8), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
             methods=(
-                "ot:0.3", "ot:0.4", "ot:0.6", "ot:0.7", "ot:0.8", "ot:0.9", "soft-gate",
-                "hard-window",
+                "ot:0.3", "ot:0.7", "ot:0.9", "soft-gate", "hard-window",
             ),
         ),
     ),
