@@ -136,22 +136,22 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     # MemFT compared: first each method's learning rate, on seeds of its own, …
     "memft-lr": (
         Preset(
-            DEFAULT, (6,), (48,), (10, 11), 240, 20, R100, "v_proj", (160,), (3,),
-            ("sft", "ot", "sw"), (3e-3, 1e-2, 3e-2),
+            DEFAULT, (3,), (48,), (10, 11), 240, 20, R100, "v_proj", (160,), (3,),
+            ("sft", "ot", "sw"), (1e-2, 3e-2, 1e-1),
         ),
     ),
     # … then ranks and seeds at those rates; at last its threshold moved and its parts alone
     "memft": (
         *(
             Preset(
-                DEFAULT, (1, 2, 4, 6, 8, 10), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
+                DEFAULT, (1, 2, 3, 4, 6), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
                 methods=(method,), lrs=(lr,),
             )
             for method, lr in (("sft", 1e-2), ("ot", 1e-2), ("sw", 1e-2))
         ),
         *(
             Preset(
-                DEFAULT, (), (), (0, 1, 2), 240, 20, R100, "v_proj", (160,), (1, 2, 3, 4, 6),
+                DEFAULT, (), (), (0, 1, 2), 240, 20, R100, "v_proj", (160,), (2, 3, 4, 6, 8),
                 (method,), (lr,),
             )
             for method, lr in (("sft", 1e-2), ("ot", 1e-2), ("sw", 1e-2))
@@ -159,7 +159,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     ),
     "memft-parts": (
         Preset(
-            DEFAULT, (4, 8), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
+            DEFAULT, (3, 4), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
             methods=(
                 "ot:0.3", "ot:0.7", "ot:0.9", "soft-gate", "hard-window",
             ),
