@@ -137,7 +137,7 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     "memft-lr": (
         Preset(
             DEFAULT, (3,), (48,), (10, 11), 240, 20, R100, "v_proj", (160,), (3,),
-            ("sft", "ot", "sw"), (1e-2, 3e-2, 1e-1),
+            ("sft", "ot", "sw"), (1e-2, 3e-2, 1e-1, 3e-1),
         ),
     ),
     # … then ranks and seeds at those rates; at last its threshold moved and its parts alone
