@@ -27,9 +27,10 @@ from pmlbook.models import load_model
 from pmlbook.probe import write
 from pmlbook.provenance import fill_table
 from pmlbook.recall import Recall, recall
+from pmlbook.sweep import RATES
 
 COMMAND = "python -m pmlbook.robustness"
-METHODS, RANKS, SEEDS = ("sft", "ot", "ot:0.9", "sw"), (10,), (0, 1, 2)
+METHODS, RANKS, SEEDS = ("sft", "ot", "ot:0.9", "sw"), (6,), (0, 1, 2)
 LENGTH, STEPS, LAYER, TARGET = 48, 240, 20, "v_proj"
 PREFIX = "Please recite the following. "  # put before the key that was trained
 
@@ -57,7 +58,7 @@ def measure(model, tokenizer, method: str, r: int, seed: int) -> pd.DataFrame:
     memory = stress_memory(tokenizer, LENGTH, 1.0, seed)
     history = write(
         model, memory, r, layer=LAYER, target=TARGET, steps=STEPS, seed=seed, method=method,
-        progress=False,
+        lr=RATES["stress", method.partition(":")[0]], progress=False,
     )  # fmt: skip
     before, after = (plain_loss(model, tokenizer, adapter) for adapter in (None, history.adapter))
     delta = torch.linalg.matrix_norm(history.adapter.delta_weight()).item()

@@ -108,6 +108,11 @@ class Preset:
 
 
 R100 = (1.0,)
+# What each method chose of the rates of "memft-lr" (`comparison.chosen_rates`; a test compares).
+RATES = {
+    ("stress", "sft"): 1e-1, ("stress", "ot"): 1e-1, ("stress", "sw"): 1e-1,
+    ("phonebook", "sft"): 1e-1, ("phonebook", "ot"): 1e-1, ("phonebook", "sw"): 1e-1,
+}  # fmt: skip
 PRESETS: dict[str, tuple[Preset, ...]] = {
     # seconds: enough to see that everything works
     "smoke": (Preset(DEFAULT, (1, 4), (8, 16), (0,), 20, 26),),
@@ -141,29 +146,26 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
         ),
     ),
     # … then ranks and seeds at those rates; at last its threshold moved and its parts alone
-    "memft": (
-        *(
-            Preset(
-                DEFAULT, (1, 2, 3, 4, 6), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
-                methods=(method,), lrs=(lr,),
-            )
-            for method, lr in (("sft", 1e-2), ("ot", 1e-2), ("sw", 1e-2))
-        ),
-        *(
-            Preset(
-                DEFAULT, (), (), (0, 1, 2), 240, 20, R100, "v_proj", (160,), (2, 3, 4, 6, 8),
-                (method,), (lr,),
-            )
-            for method, lr in (("sft", 1e-2), ("ot", 1e-2), ("sw", 1e-2))
-        ),
-    ),
-    "memft-parts": (
+    "memft": tuple(
         Preset(
-            DEFAULT, (3, 4), (48,), (0, 1, 2), 240, 20, R100, "v_proj",
-            methods=(
-                "ot:0.3", "ot:0.7", "ot:0.9", "soft-gate", "hard-window",
-            ),
-        ),
+            DEFAULT, ranks, lengths, (0, 1, 2), 240, 20, R100, "v_proj", books, book_ranks,
+            (method,), (RATES[kind, method],),
+        )
+        for kind, ranks, lengths, books, book_ranks in (
+            ("stress", (1, 2, 3, 4, 6), (48,), (), ()),
+            ("phonebook", (), (), (160,), (2, 3, 4, 6, 8)),
+        )
+        for method in ("sft", "ot", "sw")
+    ),
+    "memft-parts": tuple(
+        Preset(
+            DEFAULT, (2, 3), (48,), (0, 1, 2), 240, 20, R100, "v_proj", methods=methods,
+            lrs=(RATES["stress", method],),
+        )
+        for method, methods in (
+            ("ot", ("ot:0.3", "ot:0.7", "ot:0.9")),
+            ("sw", ("soft-gate", "hard-window")),
+        )
     ),
     # one T4 or L4, an hour or two
     "colab": (

@@ -26,10 +26,11 @@ from pmlbook.head import HeadPass
 from pmlbook.models import load_model
 from pmlbook.provenance import provenance, save_table
 from pmlbook.stacked import Job, write_stacked
+from pmlbook.sweep import RATES
 
 COMMAND = "python tests/bench_memft.py"
 METHODS, SEEDS = ("sft", "ot", "sw"), (0, 1, 2)
-LENGTH, R, STEPS, LAYER, TARGET = 48, 10, 240, 20, "v_proj"
+LENGTH, R, STEPS, LAYER, TARGET = 48, 6, 240, 20, "v_proj"
 TOKENS, WIDTH, VOCABULARY = 1024, 576, 151_936
 
 
@@ -39,7 +40,7 @@ def recall_table(model, tokenizer) -> pd.DataFrame:
     for seed in SEEDS:
         for method in METHODS:
             memory = stress_memory(tokenizer, LENGTH, 1.0, seed)
-            job = Job(None, memory, R, seed, STEPS, method=method)
+            job = Job(None, memory, R, seed, STEPS, RATES["stress", method], method)
             clock = [time.perf_counter()]
             (run,) = write_stacked(
                 model, [job], layer=LAYER, target=TARGET, slots=1, end_early=False,
