@@ -194,7 +194,8 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
 
 @dataclass(frozen=True)
 class How:
-    """How the cells are run; their results do not depend on it, but for rounding and early ends."""
+    """How the cells are run. Results depend on it by rounding and early ends only, but for
+    `book_batch`: rows of another batch size belong in another folder."""
 
     slots: int = 8  # runs of one length in a batch (see `stacked`)
     end_early: bool = True  # see `stacked.write_stacked`
@@ -508,7 +509,7 @@ def main() -> None:
     minutes = (time.perf_counter() - start) / 60
     print(f"{len(table)} rows, {failed} of them with an error, {minutes:.1f} minutes")
     if options.table:
-        command = f"python -m pmlbook.sweep {options.preset}"
+        command = f"python -m pmlbook.sweep {options.preset} --book-batch {options.book_batch}"
         save_table(table, options.table, provenance(command, cells[0].model))
 
 
