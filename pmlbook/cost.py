@@ -7,6 +7,8 @@ A step multiplies each token with every weight above the adapter, once forward a
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pmlbook.head import KEEP_BYTES
+
 
 @dataclass(frozen=True)
 class Size:
@@ -30,9 +32,14 @@ SIZES = {
 DEVICES = {"2 CPU cores": 0.11, "T4": 20.0, "L4": 40.0, "H200": 330.0}
 
 
+def tokens_a_step(cell) -> int:
+    """Answer tokens that one step of a run sees: of a phone book, 16 entries of 10 digits."""
+    return min(cell.length, 160) if cell.kind == "phonebook" else cell.length
+
+
 def token_steps(cells: Sequence) -> float:
     """Answer tokens times steps, over all cells (at most: runs may end early)."""
-    return sum(cell.steps * cell.length for cell in cells)
+    return sum(cell.steps * tokens_a_step(cell) for cell in cells)
 
 
 def floating_point_operations(cells: Sequence) -> float:
@@ -41,21 +48,28 @@ def floating_point_operations(cells: Sequence) -> float:
     for cell in cells:
         size = SIZES[cell.model]
         weights = (size.layers - cell.layer) * size.per_layer + size.head  # millions
-        total += 4e6 * weights * cell.steps * cell.length
+        total += 4e6 * weights * cell.steps * tokens_a_step(cell)
     return total
 
 
 def memory_gb(cells: Sequence, slots: int) -> float:
-    """Memory at the widest batch: weights, and for each token its logits and hidden states."""
+    """Memory at the widest batch, in GB: weights, hidden states above the adapter, logits.
+
+    A decoder layer of width d keeps some 34 d bytes a token for the way back in 16 bits
+    (Korthikanti et al. 2022, Eq. 1, without the attention matrix); its weights are about 12 d².
+    Of the logits at most `KEEP_BYTES` exist at once, in some three copies.
+    """
     needs = []
     for cell in cells:
         size = SIZES[cell.model]
         small = cell.model == "smollm2-135m"
-        bytes_per_weight = 4 if small else 2  # hub models run in 16 bits on a GPU
-        weights = (size.layers * size.per_layer + size.head) * 1e6 * bytes_per_weight
-        vocabulary = 49_152 if small else 152_000
-        tokens = slots * cell.length
-        needs.append(weights + tokens * (3 * 4 * vocabulary + 200_000))
+        bytes_each = 4 if small else 2  # hub models run in 16 bits on a GPU
+        weights = (size.layers * size.per_layer + size.head) * 1e6 * bytes_each
+        tokens = tokens_a_step(cell) * (1 if cell.kind == "phonebook" else slots)
+        width = (size.per_layer * 1e6 / 12) ** 0.5
+        kept = tokens * (size.layers - cell.layer) * 34 * width * bytes_each / 2
+        logits = 3 * min(KEEP_BYTES, 4 * tokens * (49_152 if small else 152_000))
+        needs.append(weights + kept + logits)
     return max(needs, default=0.0) / 1e9
 
 

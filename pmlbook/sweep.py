@@ -33,7 +33,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pmlbook.benchmarks import sized_phonebook, stress_memory
-from pmlbook.cost import describe
+from pmlbook.cost import describe, tokens_a_step
 from pmlbook.curriculum import epochs_for
 from pmlbook.lora import lora_parameters
 from pmlbook.models import DEFAULT, load_model
@@ -440,7 +440,7 @@ def _progress(bar, groups, folder: Path):
 
 def _work(cell: Cell) -> float:
     """Million answer tokens to train on, at most."""
-    return cell.steps * min(cell.length, 160 if cell.kind == "phonebook" else cell.length) / 1e6
+    return cell.steps * tokens_a_step(cell) / 1e6
 
 
 @lru_cache(maxsize=1)

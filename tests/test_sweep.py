@@ -254,6 +254,20 @@ def test_the_operations_counted_are_those_of_the_layers_above():
     assert cost.floating_point_operations([cell]) == pytest.approx(4e6 * (2 * 3.5 + 28.3) * 10)
 
 
+def test_a_step_of_a_phone_book_sees_one_batch():
+    book = Cell("phonebook", 32_000, 1.0, 1, 0, 5, layer=24, model="qwen3-8b")
+    text = Cell("stress", 160, 1.0, 1, 0, 5, layer=24, model="qwen3-8b")
+    assert cost.token_steps([book]) == cost.token_steps([text]) == 800
+    assert cost.memory_gb([book], slots=8) == cost.memory_gb([text], slots=1)
+
+
+def test_memory_grows_with_the_batch_and_has_the_weights_for_a_floor():
+    cells = [Cell("stress", 10_000, 1.0, 1, 0, 5, layer=24, model="qwen3-8b")]
+    one, two = (cost.memory_gb(cells, slots) for slots in (1, 2))
+    weights = 2 * (36 * 192.9 + 622.3) / 1e3
+    assert weights < one < two < 2 * one
+
+
 def test_a_table_survives_its_csv(folder_of_model, tmp_path):
     table = run_sweep(cells_of(folder_of_model, (4,)), tmp_path / "rows", progress=False)
     save_table(table, tmp_path / "t.csv", {"command": "c"})
