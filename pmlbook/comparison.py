@@ -10,12 +10,14 @@ from scipy import stats
 def chosen_rates(table: pd.DataFrame, score: str) -> dict[tuple[str, str], float]:
     """The learning rate of each (kind, method): the one with the best mean of `score`.
 
-    `table` holds runs of seeds that the comparison itself does not use. A failed run scores 0;
-    of rates with an equal score the smallest is taken.
+    `table` holds runs of seeds that the comparison itself does not use. A failed run scores 0.
+    Rates with an equal score are told apart by the mean `final_loss`.
     """
-    means = table.fillna({score: 0.0}).groupby(["kind", "method", "lr"])[score].mean()
-    best = means.groupby(["kind", "method"]).idxmax()  # the first of equals
-    return {key: lr for key, (_, _, lr) in best.items()}
+    table = table.fillna({score: 0.0, "final_loss": np.inf})
+    means = table.groupby(["kind", "method", "lr"])[[score, "final_loss"]].mean().reset_index()
+    ordered = means.sort_values([score, "final_loss"], ascending=[False, True])
+    best = ordered.drop_duplicates(["kind", "method"])
+    return {(row.kind, row.method): row.lr for row in best.itertuples()}
 
 
 def interval(values, level: float = 0.95) -> tuple[float, float]:

@@ -20,16 +20,16 @@ def table(gain=0.1, ranks=(1, 2), seeds=(0, 1, 2)):
 def test_the_best_rate_of_each_kind_and_method():
     runs = pd.DataFrame(
         [
-            ("stress", "sft", 0.01, 0.5), ("stress", "sft", 0.03, 0.7),
-            ("stress", "sft", 0.03, np.nan), ("stress", "ot", 0.01, 0.4),
-            ("stress", "ot", 0.03, 0.4), ("phonebook", "ot", 0.03, 0.1),
+            ("stress", "sft", 0.01, 0.5, 1.0), ("stress", "sft", 0.03, 0.7, 1.0),
+            ("stress", "sft", 0.03, np.nan, np.nan), ("stress", "ot", 0.01, 0.4, 3.0),
+            ("stress", "ot", 0.03, 0.4, 2.0), ("phonebook", "ot", 0.03, 0.1, 1.0),
         ],
-        columns=["kind", "method", "lr", "acc"],
+        columns=["kind", "method", "lr", "acc", "final_loss"],
     )  # fmt: skip
     assert chosen_rates(runs, "acc") == {
         ("phonebook", "ot"): 0.03,
         ("stress", "sft"): 0.01,  # a failed run counts as 0: 0.35 < 0.5
-        ("stress", "ot"): 0.01,
+        ("stress", "ot"): 0.03,  # an equal score, and the lower loss
     }
 
 
