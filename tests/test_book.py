@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import build
 import chapters
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 
 # sphinx-thebe adds its inline script twice, even when switched off; both lines are harmless.
@@ -29,7 +30,8 @@ def html(tmp_path_factory) -> Path:
 def pages(html) -> dict[Path, BeautifulSoup]:
     """Every content page, parsed."""
     toc = [path.with_suffix(".html").name for path in chapters.chapters()]
-    names = [*toc, "notation.html", "cluster.html", "runlog.html", "bibliography.html"]
+    more = ("notation", "api", "cluster", "runlog", "bibliography", "changelog")
+    names = [*toc, *(f"{name}.html" for name in more)]
     return {
         path: BeautifulSoup(path.read_text(), "html.parser")
         for path in (html.resolve() / "book" / name for name in names)
@@ -220,6 +222,54 @@ def test_pages_in_a_browser(browser, pages, width, theme):
         page.close()
     assert not found, "\n".join(found)
     assert formulas > 30
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_has_no_serious_finding(browser, pages, theme):
+    found = []
+    for path in pages:
+        page, _ = open_page(browser, path, 1280, theme)
+        for rule in Axe().run(page).response["violations"]:
+            if rule["impact"] in ("serious", "critical"):
+                found.append(f"{path.name}: {rule['id']}: {rule['nodes'][0]['html'][:100]}")
+        page.close()
+    assert not found, "\n".join(found)
+
+
+def test_axe_finds_what_is_wrong(browser, tmp_path):
+    path = tmp_path / "bad.html"
+    path.write_text("<!doctype html><html><title>x</title><img src='data:,'><input>")
+    page, _ = open_page(browser, path, 1280, "light")
+    found = {rule["id"] for rule in Axe().run(page).response["violations"]}
+    assert {"html-has-lang", "image-alt", "label"} <= found
+    page.close()
+
+
+def test_explorables_move_in_the_built_pages(browser, pages):
+    moved = []
+    for path, soup in pages.items():
+        if not soup.select(".pml-x"):
+            continue
+        page, faults = open_page(browser, path, 390, "light")
+        for figure in page.locator(".pml-x").all():
+            bar, stage = figure.locator("input").first, figure.locator("[role=img]")
+            seen = {(bar.fill(str(at)), stage.screenshot())[1] for at in ("0", "1")}
+            moved.append(figure.get_attribute("id"))
+            assert len(seen) == 2, f"{path.name}: {moved[-1]} does not move"
+        assert not faults
+        page.close()
+    assert len(moved) == len(set(moved)) >= 4
+
+
+def test_code_cells_lead_to_sources_and_modules_to_chapters(pages):
+    chapter = next(soup for path, soup in pages.items() if path.name == "02_exact_memory.html")
+    links = {a["href"] for a in chapter.select("a.sphinx-codeautolink-a")}
+    assert any(link.endswith("api.html#pmlbook.recall.recall") for link in links)
+    api = next(soup for path, soup in pages.items() if path.name == "api.html")
+    assert len(api.select(".viewcode-link")) > 60
+    assert {"04_memory_law.html#ch-law", "05_memft.html#ch-memft"} <= {
+        a.get("href") for a in api.select("a.reference.internal")
+    }
 
 
 def test_dark_is_dark(browser, pages):

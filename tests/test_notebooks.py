@@ -71,6 +71,13 @@ def test_chapters_are_as_they_must_be(path):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("path", chapters.chapters(), ids=lambda path: path.stem)
+def test_chapters_begin_with_set_up(path):
+    assert chapters.begins_with_setup(path)
+    source = path.read_text()
+    assert source.count("github.com") == chapters.setup_cell().count("github.com") == 1
+
+
 @pytest.mark.parametrize("path", chapters.chapters()[1:], ids=lambda path: path.stem)
 def test_nbval_has_something_to_compare(path):
     cells = chapters.code_cells(chapters.read(path))

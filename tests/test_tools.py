@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import chapters
 import execute
 import nbformat
 import pytest
@@ -87,8 +88,11 @@ def test_an_executed_chapter_is_fresh(tmp_path):
     assert execute.is_stale(path)
     execute.execute(path)
     assert not execute.is_stale(path)
-    cell = nbformat.read(path, as_version=4).cells[0]
-    assert cell.outputs[0].text == "2\n" and cell.execution_count == 1
+    setup, cell = nbformat.read(path, as_version=4).cells
+    assert setup.source == chapters.setup_cell() and not setup.outputs
+    assert cell.outputs[0].text == "2\n" and cell.execution_count == 2
+    execute.execute(path)  # again: there is still one
+    assert len(nbformat.read(path, as_version=4).cells) == 2
 
 
 def test_check_names_the_stale_chapter_and_runs_nothing(tmp_path, monkeypatch):

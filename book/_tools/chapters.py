@@ -22,6 +22,48 @@ PINS = (
 )
 
 
+# The first code cell of every chapter. Colab's torch, numpy, transformers and ipywidgets stay as
+# they are: --no-deps, and of what the package needs only what Colab does not have.
+SETUP_CELL = """\
+# On Colab: fetch the book's package and data. Where pmlbook is there, do nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("pmlbook") is None:
+    book = "{address}"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    fetch = ["git", "clone", "-q", "--depth", "1", book, "lora-book"]
+    subprocess.run(fetch, check=True)
+    subprocess.run([*pip, "./lora-book", "{gguf}"], check=True)
+    importlib.invalidate_caches()
+    os.chdir("lora-book/book")\
+"""
+
+
+def setup_cell() -> str:
+    """Its code, with the one address of this book's repository, which stands in `_config.yml`."""
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    gguf = next(line.split()[0] for line in lines if line.startswith("gguf=="))
+    return SETUP_CELL.format(address=address, gguf=gguf)
+
+
+def with_setup_cell(notebook):
+    """The notebook with that cell before its other code, folded; an older one is replaced."""
+    notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "setup"]
+    kinds = [cell.cell_type for cell in notebook.cells]
+    cell = nbformat.v4.new_code_cell(setup_cell(), id="setup", metadata={"tags": ["hide-cell"]})
+    notebook.cells.insert(kinds.index("code"), cell)
+    return notebook
+
+
+def begins_with_setup(path: Path) -> bool:
+    """Whether the notebook's first code cell is the set-up cell as it is now."""
+    return code_cells(read(path))[0].source == setup_cell()
+
+
 def chapters() -> list[Path]:
     """The notebooks of `_toc.yml`, in reading order."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -64,10 +106,11 @@ def modules_used(source: str) -> set[str]:
 def fingerprint(notebook) -> str:
     """A hash of all that the outputs depend on.
 
-    That is: the code cells, the modules of pmlbook behind them, the tables they name, the
-    versions of the libraries that compute.
+    That is: the code cells (but for set-up), the modules of pmlbook behind them, the tables they
+    name, the versions of the libraries that compute.
     """
-    source = "\n".join(cell.source for cell in code_cells(notebook))
+    cells = [cell for cell in code_cells(notebook) if cell.get("id") != "setup"]
+    source = "\n".join(cell.source for cell in cells)
     modules = modules_used(source) | {"__init__"}
     files = [ROOT / "pmlbook" / f"{module}.py" for module in modules]
     files += (ROOT / "pmlbook").glob("*.mplstyle")

@@ -19,7 +19,15 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from chapters import ROOT, chapters, fingerprint, is_stale, read
+from chapters import (
+    ROOT,
+    begins_with_setup,
+    chapters,
+    fingerprint,
+    is_stale,
+    read,
+    with_setup_cell,
+)
 from pmlbook.models import DEFAULT, GGUF_SHA256
 from pmlbook.provenance import load_table
 
@@ -29,7 +37,7 @@ def execute(path: Path) -> None:
 
     No output may come from stderr: a warning in a page is a fault of the page.
     """
-    notebook = read(path)
+    notebook = with_setup_cell(read(path))
     notebook.metadata.pop("widgets", None)
     start = time.perf_counter()
     NotebookClient(
@@ -123,7 +131,8 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="chapters (default: the whole book)")
     arguments = parser.parse_args()
     files = [path.resolve() for path in arguments.files] or chapters()
-    stale = [path for path in files if arguments.force or is_stale(path)]
+    fresh = [path for path in files if begins_with_setup(path) and not is_stale(path)]
+    stale = [path for path in files if arguments.force or path not in fresh]
     if arguments.check:
         sys.exit("".join(f"stale: {path.name}\n" for path in stale) or 0)
     # Bars become widgets in a notebook, and a page with a widget asks other hosts for its code.
