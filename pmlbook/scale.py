@@ -34,6 +34,6 @@ def pick_scale(wanted: str | None = None, free_gb: float | None = None) -> tuple
     if wanted not in fits:
         raise ValueError(
             f"SCALE is {wanted!r}, which needs {needs[wanted]:.0f} GB at one run a batch, and "
-            f"{here}: take {fits[0]!r}, or a preset of your own with shorter lengths"
+            f"{here}: take {fits[0]!r}"
         )
     return wanted, f"you asked for it, and {here}"

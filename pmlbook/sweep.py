@@ -489,8 +489,18 @@ def main() -> None:
     parser.add_argument("--n-jobs", type=int, default=-1, help="workers to use (default: all)")
     parser.add_argument("--cluster", help="address of a running Dask or Ray cluster")
     parser.add_argument("--text", type=Path, help="the stress test's text, if ours is too short")
+    parser.add_argument("--longest", type=int, help="leave out what is longer, in tokens")
+    parser.add_argument("--model", help="of the preset's models, this one only")
+    parser.add_argument("--full-budget", action="store_true", help="no run ends early")
     options = parser.parse_args()
-    cells = planned_cells(options.preset)
+    cells = [
+        cell
+        for cell in planned_cells(options.preset)
+        if (options.longest is None or cell.length <= options.longest)
+        and options.model in (None, cell.model)
+    ]
+    if not cells:
+        parser.error("no run of this preset is left: see --longest and --model")
     print(describe(cells, options.slots), flush=True)
     if options.cost:
         return
@@ -499,7 +509,12 @@ def main() -> None:
     table = run_sweep(
         cells,
         options.out or Path(f"sweep-{options.preset}"),
-        How(options.slots, True, options.book_batch, options.text and options.text.read_text()),
+        How(
+            slots=options.slots,
+            end_early=not options.full_budget,
+            book_batch=options.book_batch,
+            text=options.text and options.text.read_text(),
+        ),
         backend=options.backend,
         n_jobs=options.n_jobs,
     )
@@ -509,7 +524,11 @@ def main() -> None:
     minutes = (time.perf_counter() - start) / 60
     print(f"{len(table)} rows, {failed} of them with an error, {minutes:.1f} minutes")
     if options.table:
-        command = f"python -m pmlbook.sweep {options.preset} --book-batch {options.book_batch}"
+        # What it was run with; where its files were is this machine's matter.
+        skip = ("preset", "out", "table", "cost", "backend", "n_jobs", "cluster", "text")
+        given = {k: v for k, v in vars(options).items() if k not in skip and v}
+        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items())
+        command = f"python -m pmlbook.sweep {options.preset} {flags}"
         save_table(table, options.table, provenance(command, cells[0].model))
 
 

@@ -248,6 +248,24 @@ def test_cost_only_prints_and_runs_nothing(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_preset_can_be_cut(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep", "smoke", "--cost", "--longest", "8"])
+    sweep.main()
+    assert "2 runs, 40 steps" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["sweep", "smoke", "--cost", "--model", "none"])
+    with pytest.raises(SystemExit):
+        sweep.main()
+    assert "no run of this preset is left" in capsys.readouterr().err
+
+
+def test_hours_are_told_for_devices_with_the_memory():
+    small = Cell("stress", 48, 1.0, 1, 0, 240, layer=20)
+    large = Cell("stress", 10_000, 1.0, 1, 0, 2000, layer=24, model="qwen3-8b")
+    assert list(cost.hours([small], 8)) == list(cost.DEVICES)
+    assert list(cost.hours([large], 1)) == ["H200"]
+    assert "fewer --slots" in cost.describe([large], 8)
+
+
 def test_the_operations_counted_are_those_of_the_layers_above():
     """By hand: 2 layers of 3.5 million weights and the head, 2 tokens, 5 steps, there and back."""
     cell = Cell("stress", 2, 1.0, 1, 0, 5, layer=28)
