@@ -10,11 +10,12 @@ HTML := book/_build/html
 export HF_HUB_OFFLINE := 1
 export TQDM_DISABLE := 1
 
-.PHONY: help setup book html execute pdf fresh test lint clean
+.PHONY: help setup book html execute pdf colab fresh test lint clean
 help:
 	@echo "make book   set up, execute the chapters that changed, build the HTML"
 	@echo "make test   set up, lint, run every test and every chapter, build with warnings as errors"
 	@echo "make pdf    print the built pages into one PDF (needs Chromium)"
+	@echo "make colab  run every chapter with Colab's versions, alone in an empty folder"
 	@echo "make fresh  as book, but execute every chapter again"
 	@echo "make lint   ruff over package, tools, tests and notebooks"
 	@echo "make clean  remove the built pages (.venv and the cached model stay)"
@@ -34,6 +35,9 @@ book: execute html
 
 pdf:
 	@$(RUN) book/_tools/pdf.py
+
+colab: setup
+	@$(RUN) book/_tools/colab.py
 
 fresh: setup
 	@$(RUN) book/_tools/execute.py --force
