@@ -53,6 +53,8 @@ def number(tokens: list[str]) -> float:
 def plain_loss(model, tokenizer, adapter: Adapter | None = None, length: int = 384) -> float:
     """Mean loss (nats per token) on a passage of plain text that no run is trained on."""
     passage = stress_memory(tokenizer, length, 0.0, seed=99)
+    key = tokenizer("Once upon a time,", add_special_tokens=False).input_ids
+    passage = Memory(key, passage.answer_ids)  # a key unlike any that is trained
     with adapter_attached(model, adapter):
         return float(teacher_forced(model, [passage])[0][0].mean())
 

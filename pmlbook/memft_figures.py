@@ -37,29 +37,6 @@ def fig_pull(history, ax=None):
     return ax
 
 
-def fig_weights(states, weights, axes=None):
-    """A row a method, a column a state: w of each token, over the token's p as a grey area.
-
-    `states` are `Snapshot`s; `weights` maps a method to its (ℓ,) weights in each state.
-    """
-    if axes is None:
-        size = (1.9 * len(states) + 0.6, 1.25 * len(weights) + 0.7)
-        axes = plt.subplots(len(weights), len(states), figsize=size, sharex=True, sharey=True)[1]
-    for row, (method, values) in zip(axes, weights.items(), strict=True):
-        for ax, state, w in zip(row, states, values, strict=True):
-            places, p = np.arange(len(w)), np.exp(-state.token_losses)
-            ax.fill_between(places, p, step="mid", color=GREY, alpha=0.25, linewidth=0)
-            ax.bar(places, w, width=0.8, color=LOOK[method][0] if method != "sft" else "#3b4450")
-            ax.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
-            ax.grid(False)
-        row[0].set_ylabel(f"{method.upper()}\nweight w")
-    for ax, state in zip(axes[0], states, strict=True):
-        ax.set_title(f"step {state.step}", fontsize=10)
-    for ax in axes[-1]:
-        ax.set_xlabel("position (tokens)")
-    return axes
-
-
 def fig_convergence(histories: dict, axes=None):
     """Mean loss, and the share of tokens above ½, against step; one line a method."""
     if axes is None:
