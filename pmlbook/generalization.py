@@ -75,7 +75,7 @@ def measure(model, tokenizer, method: str, r: int, seed: int) -> pd.DataFrame:
         "seed": seed,
         "memory": np.mean([record.exact_match for record in known]),
         "generalization": np.mean([record.exact_match for record in asked]),
-        "median_error": pd.Series(errors).median(),
+        "median_error": pd.Series(errors).fillna(np.inf).median(),
         "base_loss": history.base_loss,
         "final_loss": history.final_loss,
         "unseen_loss": np.mean(np.concatenate([record.token_losses for record in asked])),

@@ -21,10 +21,8 @@ TABLE = pd.DataFrame(
     for r in (1, 2)
     for seed in (0, 1, 2)
 )
-WEIGHTS = {"sft": [np.ones(3)] * 2, "ot": [np.array([1.0, 1, 0]), np.array([1.0, 0, 0])]}
 CALLS = {
     "fig_pull": (HISTORY,),
-    "fig_weights": (STATES, WEIGHTS),
     "fig_convergence": ({"sft": HISTORY, "ot": HISTORY},),
     "fig_by_rank": (TABLE, {"acc": "right (%)"}),
     "fig_thresholds": (TABLE, {"acc": "right (%)", "r": "rank"}),
@@ -50,11 +48,6 @@ def test_the_pull_on_safe_tokens_is_their_part_of_the_gradient():
     p = np.exp(-STATES[1].token_losses)
     part = ax.get_lines()[1].get_ydata()
     assert part[1] == pytest.approx(100 * (2 - p[1:].sum()) / (3 - p.sum()))
-
-
-def test_weights_are_the_bars():
-    axes = memft_figures.fig_weights(STATES, WEIGHTS)
-    assert [bar.get_height() for bar in axes[1][1].patches] == [1, 0, 0]
 
 
 def test_margins_are_sorted():
