@@ -159,12 +159,12 @@ PRESETS: dict[str, tuple[Preset, ...]] = {
     ),
     "memft-parts": tuple(
         Preset(
-            DEFAULT, ranks, (48,), (0, 1, 2), 240, 20, R100, "v_proj", methods=methods,
+            DEFAULT, (2,), (48,), (0, 1, 2), 240, 20, R100, "v_proj", methods=methods,
             lrs=(RATES["stress", method],),
         )
-        for method, ranks, methods in (
-            ("ot", (2, 3), ("ot:0.3", "ot:0.7", "ot:0.9")),
-            ("sw", (2,), ("soft-gate", "hard-window")),
+        for method, methods in (
+            ("ot", ("ot:0.3", "ot:0.7", "ot:0.9")),
+            ("sw", ("soft-gate", "hard-window")),
         )
     ),
     # one T4 or L4, an hour or two
