@@ -25,7 +25,7 @@ PINS = (
 # The first code cell of every chapter. Colab's torch, numpy, transformers and ipywidgets stay as
 # they are: --no-deps, and of what the package needs only what Colab does not have.
 SETUP_CELL = """\
-# On Colab: fetch the book's package and data. Where pmlbook is there, do nothing.
+# On Colab: fetch the package and the data. Where pmlbook is, do nothing.
 import importlib.util
 import os
 import subprocess
