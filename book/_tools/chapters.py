@@ -54,7 +54,8 @@ def with_setup_cell(notebook):
     """The notebook with that cell before its other code, folded; an older one is replaced."""
     notebook.cells = [cell for cell in notebook.cells if cell.get("id") != "setup"]
     kinds = [cell.cell_type for cell in notebook.cells]
-    cell = nbformat.v4.new_code_cell(setup_cell(), id="setup", metadata={"tags": ["hide-cell"]})
+    fold = {"tags": ["hide-cell"], "mystnb": {"code_prompt_show": "Set-up (for Colab)"}}
+    cell = nbformat.v4.new_code_cell(setup_cell(), id="setup", metadata=fold)
     notebook.cells.insert(kinds.index("code"), cell)
     return notebook
 
