@@ -16,6 +16,7 @@ CHAPTERS = {
     "The memory law": "ch-law",
     "MemFT": "ch-memft",
     "Memory against generalization": "ch-generalization",
+    "At the paper's scale": "ch-scale",
 }
 
 
