@@ -31,6 +31,7 @@ def printed(browser, path: Path) -> bytes:
     page.goto(path.as_uri())
     page.evaluate("window.MathJax && MathJax.startup.promise.then(() => 0)")
     page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    page.wait_for_timeout(400)  # a fold opens in a movement
     pdf = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "18mm"))
     page.close()
     return pdf
@@ -49,7 +50,7 @@ def main(out: Path) -> None:
         for name in toc():
             start = len(book.pages)
             book.append(PdfReader(io.BytesIO(printed(browser, PAGES / f"{name}.html"))))
-            book.add_outline_item(Path(name).name, start)
+            book.add_outline_item(title=Path(name).name, page_number=start)
         browser.close()
     book.write(out)
     print(f"== {len(book.pages)} pages in {out}")
