@@ -33,6 +33,8 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colab") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     path = folder / "bin" / "python"
+    # An old setuptools that comes with it would stand before this environment's own.
+    subprocess.run([path, "-m", "pip", "uninstall", "-qy", "setuptools"], check=True)
     where = [path, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip()
     # Paths named in a .pth are not searched for further .pth files: the package, installed
