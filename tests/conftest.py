@@ -57,6 +57,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    """What a test's libraries put into the environment goes with it.
+
+    A Dask cluster leaves OMP_NUM_THREADS=1 behind, and every chapter that nbval runs after it would
+    have one core.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def model():
     return tiny_llama()
