@@ -11,7 +11,6 @@ import sysconfig
 
 import chapters
 import pytest
-import yaml
 
 RUN = """
 import sys
@@ -50,11 +49,7 @@ def test_the_package_is_not_there_before(python, tmp_path):
 
 
 def test_the_first_chapter_runs_in_an_empty_folder(python, tmp_path):
-    address = yaml.safe_load((chapters.ROOT / "_config.yml").read_text())["repository"]["url"]
-    given = {
-        "GIT_CONFIG_COUNT": "1",  # git itself puts this checkout in the place of the address
-        "GIT_CONFIG_KEY_0": f"url.file://{chapters.ROOT}.insteadOf",
-        "GIT_CONFIG_VALUE_0": address,
+    given = chapters.git_takes_this_checkout() | {
         "PIP_NO_BUILD_ISOLATION": "0",  # pip's "on"
         "PIP_NO_INDEX": "1",
     }

@@ -42,12 +42,25 @@ if importlib.util.find_spec("pmlbook") is None:
 """
 
 
+def address() -> str:
+    """The address of this book's repository, which stands in `_config.yml` and nowhere else."""
+    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+
+
+def git_takes_this_checkout() -> dict[str, str]:
+    """Environment in which git itself puts this checkout in the place of that address."""
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": address(),
+    }
+
+
 def setup_cell() -> str:
-    """Its code, with the one address of this book's repository, which stands in `_config.yml`."""
-    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    """Its code, with that address."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     gguf = next(line.split()[0] for line in lines if line.startswith("gguf=="))
-    return SETUP_CELL.format(address=address, gguf=gguf)
+    return SETUP_CELL.format(address=address(), gguf=gguf)
 
 
 def with_setup_cell(notebook):
@@ -65,11 +78,15 @@ def begins_with_setup(path: Path) -> bool:
     return code_cells(read(path))[0].source == setup_cell()
 
 
-def chapters() -> list[Path]:
-    """The notebooks of `_toc.yml`, in reading order."""
+def pages() -> list[str]:
+    """The files of `_toc.yml`, without their endings, in reading order."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
-    return [ROOT / f"{file}.ipynb" for file in files if (ROOT / f"{file}.ipynb").exists()]
+    return [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+
+
+def chapters() -> list[Path]:
+    """Those of them that are notebooks."""
+    return [ROOT / f"{file}.ipynb" for file in pages() if (ROOT / f"{file}.ipynb").exists()]
 
 
 def read(path: Path) -> nbformat.NotebookNode:

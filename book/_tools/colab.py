@@ -14,9 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
-from chapters import ROOT, chapters
+from chapters import ROOT, chapters, git_takes_this_checkout
 
 ENVIRONMENT = ROOT / ".venv-colab"
 # From googlecolab/backend-info, pip-freeze.txt of 2026-08-19, but for torch.
@@ -60,14 +58,8 @@ def make_environment() -> Path:
     return python
 
 
-def run_alone(python: Path, chapter: Path, address: str) -> tuple[float, str]:
+def run_alone(python: Path, chapter: Path) -> tuple[float, str]:
     """Seconds, and what went wrong, of one chapter alone in an empty folder."""
-    # git itself puts this checkout in the place of the address.
-    swap = {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf",
-        "GIT_CONFIG_VALUE_0": address,
-    }
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / chapter.name
@@ -77,8 +69,8 @@ def run_alone(python: Path, chapter: Path, address: str) -> tuple[float, str]:
             [python, "-m", "pip", "uninstall", "-qy", "pmlbook", "gguf"], capture_output=True
         )
         done = subprocess.run(
-            [python, "-c", RUN, alone], cwd=folder, env=os.environ | swap, text=True,
-            capture_output=True,
+            [python, "-c", RUN, alone], cwd=folder, env=os.environ | git_takes_this_checkout(),
+            text=True, capture_output=True,
         )  # fmt: skip
     return time.perf_counter() - start, "" if done.returncode == 0 else done.stderr[-1500:]
 
@@ -86,11 +78,10 @@ def run_alone(python: Path, chapter: Path, address: str) -> tuple[float, str]:
 def main(files: list[Path]) -> None:
     """See the module's docstring."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     python = make_environment()
     failed = 0
     for chapter in files or chapters():
-        seconds, problem = run_alone(python, chapter.resolve(), address)
+        seconds, problem = run_alone(python, chapter.resolve())
         failed += bool(problem)
         print(f"{chapter.name}: {'failed' if problem else 'ran'}, {seconds:.0f} s", flush=True)
         if problem:

@@ -9,19 +9,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 
-ROOT = Path(__file__).resolve().parents[2]
+from chapters import ROOT, pages
+
 PAGES = ROOT / "book" / "_build" / "html"
-
-
-def toc() -> list[str]:
-    """The pages' names, first to last."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    parts = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    return [contents["root"], *parts]
 
 
 def printed(browser, path: Path) -> bytes:
@@ -47,7 +40,7 @@ def main(out: Path) -> None:
     book = PdfWriter()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name in toc():
+        for name in pages():
             start = len(book.pages)
             book.append(PdfReader(io.BytesIO(printed(browser, PAGES / f"{name}.html"))))
             book.add_outline_item(title=Path(name).name, page_number=start)
